@@ -1,0 +1,117 @@
+"""Every photograph decoded and resized once, into one file of bytes that a later start reads in a moment."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from files import write_atomically
+from settings import UserError
+
+CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
+LARGEST = 50_000_000  # pixels; a photograph beyond this is taken for a decompression bomb
+
+
+class Pair(NamedTuple):
+    """A line of trainval.txt or test.txt: one photograph and its trimap."""
+
+    name: str  # e.g. Abyssinian_100
+    breed: int  # 0 to 36
+    is_cat: bool
+    where: str  # file and line that list it, for errors
+
+
+def read_list(folder: Path, split: str) -> list[Pair]:
+    """The pairs that annotations/SPLIT.txt lists: NAME BREED SPECIES BREED_OF_SPECIES, numbers from 1.
+
+    Raises UserError that names file and line of the first one that is not so.
+    """
+    path = folder / "annotations" / f"{split}.txt"
+    pairs = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split()
+        numbers = [int(field) for field in fields[1:] if field.isdigit()]
+        if len(fields) != 4 or len(numbers) != 3 or not 1 <= numbers[0] <= 37 or Path(fields[0]).name != fields[0]:
+            raise UserError(f"{path}, line {number}: expected NAME BREED SPECIES NUMBER, found {line[:60]!r}")
+        pairs.append(Pair(fields[0], numbers[0] - 1, numbers[1] == 1, f"{path}, line {number}"))
+    return pairs
+
+
+def paths_of(folder: Path, pair: Pair) -> tuple[Path, Path]:
+    return folder / "images" / f"{pair.name}.jpg", folder / "annotations" / "trimaps" / f"{pair.name}.png"
+
+
+def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
+    """A photograph (3, size, size) and its trimap (1, size, size), both uint8; the trimap's classes from 0.
+
+    The image is resized bilinearly and antialiased, the trimap to the nearest pixel.
+    Raises UserError that names the file and the line that lists it.
+    """
+    image_path, trimap_path = paths_of(folder, pair)
+    image = tv_tensors.Image(read_pixels(image_path, "RGB", pair))  # whatever a .jpg really is: GIF, PNG, CMYK
+    trimap = tv_tensors.Mask(read_pixels(trimap_path, "L", pair))
+    if image.shape[-2:] != trimap.shape[-2:]:
+        shapes = " and ".join(f"{t.shape[-1]}x{t.shape[-2]} px" for t in (image, trimap))
+        raise UserError(f"{image_path} and its trimap differ in size, {shapes} ({pair.where})")
+    if not 1 <= int(trimap.min()) <= int(trimap.max()) <= 3:
+        raise UserError(f"{trimap_path} has values other than 1, 2 and 3 ({pair.where})")
+    image, trimap = v2.Resize((size, size), antialias=True)(image, trimap)
+    return image.as_subclass(Tensor), trimap.as_subclass(Tensor) - 1
+
+
+def read_pixels(path: Path, mode: str, pair: Pair) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all ({pair.where})")
+            palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
+            return v2.functional.pil_to_tensor(image if palette_index else image.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
+
+
+def key_of(folder: Path, pairs: list[Pair], size: int) -> str:
+    """Changes whenever a cache made earlier would hold other pixels."""
+    digest = hashlib.sha256(f"{CODE_VERSION} {size}".encode())
+    for pair in pairs:
+        for path in paths_of(folder, pair):
+            try:
+                stat = path.stat()
+            except OSError as error:
+                raise UserError(f"{path} is missing, though listed ({pair.where})") from error
+            digest.update(f"{path.name} {pair.breed} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def load(folder: Path, split: str, size: int, cache_folder: Path) -> tuple[Tensor, Tensor, list[Pair]]:
+    """Photographs (N, 3, size, size) and trimaps (N, 1, size, size), uint8, of a split, and its list.
+
+    They come from the cache; it is made, or made anew, where it doesn't fit. Trimaps: 0 pet, 1 background,
+    2 border. Raises UserError for data that can't be read, and where the cache can't be written.
+    """
+    pairs = read_list(folder, split)
+    key = key_of(folder, pairs, size)
+    path = cache_folder / f"{split}-{size}.pt"
+    try:
+        cached = torch.load(path, weights_only=True)
+        if cached["key"] == key:
+            return cached["images"], cached["trimaps"], pairs
+    except Exception:  # noqa: BLE001, S110 - none yet, cut short, or another program's: it is made anew
+        pass
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
+        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}", unit="photo", leave=False)
+        images, trimaps = (torch.stack(tensors) for tensors in zip(*progress))
+    made = {"key": key, "images": images, "trimaps": trimaps}
+    write_atomically(path, lambda part: torch.save(made, part))
+    return images, trimaps, pairs

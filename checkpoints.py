@@ -1,0 +1,144 @@
+"""A run's folder and its files: weights of each epoch, the state to resume from, the history.
+
+    outputs/RUN/NETWORK/epoch_05.pt   weights, with all that is needed to build their network
+    outputs/RUN/NETWORK/state.pt      the rest of what resuming needs, of the newest complete epoch
+    outputs/RUN/NETWORK/history.csv   a row an epoch
+
+Everything is read with weights_only=True: a file from a stranger can be wrong but can't run code.
+"""
+
+import csv
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import nn
+
+from files import write_atomically
+from segnet import NETWORKS
+from settings import UserError
+
+SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4}  # what builds a network, beside its name
+
+
+def run_folder(outputs: Path, run: str, network: str) -> Path:
+    return outputs / run / network
+
+
+def weights_path(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch_{epoch:02d}.pt"
+
+
+def build(network: str, **shape: object) -> nn.Module:
+    """A new network by name. Raises UserError for a name or a shape that there isn't."""
+    if network not in NETWORKS:
+        raise UserError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[network](**shape)
+    except ValueError as error:
+        raise UserError(f"{network}: {error}") from error
+
+
+def save(
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: torch.Generator,
+    history: list[dict[str, object]],
+    about: dict[str, object],
+) -> None:
+    """Saves an epoch: first its weights, then the state that names them, so that a state is never without.
+
+    about: at least "network", the keys of SHAPE and "constants".
+    """
+    epoch = len(history)
+    seconds = sum(row["seconds"] for row in history)
+    weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
+    write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
+    state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "history": history,
+             "constants": about["constants"]}  # fmt: skip
+    write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
+    write_history(folder, history)
+
+
+def restore(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+) -> tuple[list[dict[str, object]], dict[str, object]]:
+    """Puts network, optimiser and generator as `save` found them; returns history and constants, empty if none."""
+    if not (folder / "state.pt").exists():
+        return [], {}
+    state = load_file(folder / "state.pt")
+    network.load_state_dict(load_file(weights_path(folder, len(state["history"])))["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    random.set_state(state["random"])
+    return state["history"], state["constants"]
+
+
+def load_file(path: Path) -> dict[str, object]:
+    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there; train first: python train.py") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is damaged, or holds more than tensors and is not loaded: it could run code") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; use the file of another epoch") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
+    return saved
+
+
+def load_network(path: Path, expected: str) -> tuple[nn.Module, dict[str, object]]:
+    """The network whose weights are in a file, and what the file says about it.
+
+    A bare state dict, as the original notebook saved it, is taken for `expected` with the original head.
+    Raises UserError if the file is of another network, or does not fit.
+    """
+    saved = load_file(path)
+    if "weights" not in saved:
+        saved = {"weights": saved, "network": expected, **SHAPE, "head": "original"}
+    if saved.get("network") != expected:
+        raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
+    network = build(expected, **{key: saved.get(key, default) for key, default in SHAPE.items()})
+    try:
+        network.load_state_dict(saved["weights"])
+    except (RuntimeError, AttributeError, TypeError) as error:
+        details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"{path} does not fit {expected} with head {saved.get('head')!r}: {details[:300]}") from error
+    return network, {key: value for key, value in saved.items() if key != "weights"}
+
+
+def newest_epoch(folder: Path) -> int:
+    """The number of the newest epoch with saved weights. Raises UserError if there is none."""
+    epochs = [int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.pt")]
+    if not epochs:
+        raise UserError(f"no trained network in {folder}; train first: python train.py")
+    return max(epochs)
+
+
+def write_history(folder: Path, history: list[dict[str, object]]) -> None:
+    def write(part: Path) -> None:
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, history[0])
+            writer.writeheader()
+            writer.writerows(history)
+
+    write_atomically(folder / "history.csv", write)
+
+
+def lock(folder: Path) -> TextIO:
+    """Takes the folder for this process until it ends. Raises UserError if another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "lock", "w")  # noqa: SIM115 - held open: the lock goes with it, however the process ends
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
+    return file

@@ -1,0 +1,140 @@
+"""Fetches an archive from the first of several hosts that gives it whole, and unpacks it safely."""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from settings import UserError
+
+TRIES = 4  # of each host
+BACK_OFF = 1.0  # seconds before the second try; doubled for each further one
+LONGEST_WAIT = 60.0  # seconds; the most that a server's Retry-After is heeded
+TIMEOUT = 30.0  # seconds without a byte before a connection counts as dead
+CHUNK = 1 << 20  # bytes
+
+
+class Refused(Exception):
+    """This host will not give the file, however often it is asked."""
+
+
+def download(urls: list[str], path: Path, size: int, md5: str) -> None:
+    """Fetches `path` (`size` bytes of checksum `md5`) from the first of `urls` that serves it.
+
+    What has come stays in a .part file, from which a later try, host or run goes on. `path` itself appears
+    only when size and checksum are right. Raises UserError that tells what every host answered.
+    """
+    part = path.with_name(path.name + ".part")
+    answers = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for url in urls:
+            for attempt in range(TRIES):
+                try:
+                    stream(url, part, size)
+                    check(part, size, md5)
+                    os.replace(part, path)
+                    return
+                except Refused as error:
+                    answers.append(f"{url}: {error}")
+                    break
+                except requests.RequestException as error:
+                    if attempt == TRIES - 1:
+                        answers.append(f"{url}: {reason(error)}, {TRIES} times")
+                    else:
+                        time.sleep(wait_for(error, attempt))
+    except OSError as error:  # requests' own errors, which are OSErrors too, never come here
+        raise UserError(f"{part} could not be written: {error}") from error
+    raise UserError(
+        f"{path.name} could not be fetched ({'; '.join(answers)}). Fetch it by hand, put it at {path} and start "
+        "again; DATASET=toy tries the code on drawn pets without any download"
+    )
+
+
+def stream(url: str, part: Path, size: int) -> None:
+    """Appends to `part` what is missing of it. Raises requests.RequestException when that is worth another try."""
+    have = part.stat().st_size if part.exists() else 0
+    if have == size:
+        return
+    if have > size:
+        part.unlink()
+        have = 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers["Accept-Encoding"] = "identity"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
+            raise Refused(f"HTTP {response.status_code}")
+        if response.status_code == 416:  # it has fewer bytes than we do
+            part.unlink()
+        response.raise_for_status()
+        if have and not (
+            response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        ):
+            have = 0  # a server that knows no Range begins anew, and so do we
+        length = response.headers.get("Content-Length")
+        if length is not None and int(length) != size - have:
+            raise Refused(f"offers {int(length) + have:,} bytes instead of {size:,}")
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
+        ):
+            for chunk in response.iter_content(CHUNK):
+                have += len(chunk)
+                if have > size:
+                    raise Refused(f"sends more than {size:,} bytes")
+                file.write(chunk)
+                bar.update(len(chunk))
+    if have < size:
+        raise requests.ConnectionError(f"broke off after {have:,} of {size:,} bytes")
+
+
+def check(part: Path, size: int, md5: str) -> None:
+    """Raises Refused, and removes the file, if it is not the one that was asked for."""
+    with open(part, "rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if part.stat().st_size != size or found != md5:
+        part.unlink()
+        raise Refused(f"what came has MD5 {found} instead of {md5}")
+
+
+def reason(error: requests.RequestException) -> str:
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else f"{type(error).__name__} {error}"
+
+
+def wait_for(error: requests.RequestException, attempt: int) -> float:
+    """Seconds before the next try: what the server asks for, within bounds, or our own back-off."""
+    response = getattr(error, "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else BACK_OFF * 2**attempt
+
+
+def unpack(archive: Path, name: str, most_bytes: int) -> None:
+    """Unpacks the folder `name` of a tar file beside it; the folder appears complete or not at all.
+
+    Raises UserError for an archive that is damaged, reaches outside its folder or unpacks to over most_bytes.
+    """
+    part = archive.parent / f"{name}.part"
+    unpacked = 0
+
+    def bounded(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal unpacked
+        unpacked += member.size
+        if unpacked > most_bytes:
+            raise tarfile.TarError(f"it unpacks to over {most_bytes:,} bytes")
+        return tarfile.data_filter(member, path)
+
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(part, filter=bounded)
+        os.replace(part / name, archive.parent / name)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{archive} could not be unpacked: {error}; delete it to fetch it again") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,169 @@
+"""Oxford-IIIT Pets: fetches the data set, shows it, and hands out photographs with their trimaps.
+
+    python fetch_oxford_iiit_pets.py                      fetches to ./oxford-iiit-pet, prints and draws what is there
+    python fetch_oxford_iiit_pets.py DATA_ROOT=/data      data that are already there are used as they are
+
+torchvision's own downloader fails with SSL errors for many users; this one asks two hosts, resumes and checks.
+Data: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012
+(https://www.robots.ox.ac.uk/~vgg/data/pets/, CC BY-SA 4.0).
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import OxfordIIITPet
+
+import cache
+import download
+import settings
+from augment import augment
+from settings import UserError
+from toy_pets import write_toy_pets
+from trimap import BACKGROUND, CLASSES
+
+# Data
+DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in a second, whose results are kept apart
+DATA_ROOT = "."  # holds oxford-iiit-pet/images and oxford-iiit-pet/annotations; may be read-only
+IMAGE_SIZE = 128  # px a side; photographs are squeezed to a square, as in the original
+
+# Outputs
+OUTPUTS = "outputs"  # caches, runs and pictures; those of the toy data in its folder toy
+
+# Download
+HOSTS = ("https://www.robots.ox.ac.uk/~vgg/data/pets/data/", "https://thor.robots.ox.ac.uk/datasets/pets/")
+MOST_UNPACKED = 4_000_000_000  # bytes; an archive that unpacks to more is refused
+
+
+class Archive(NamedTuple):
+    folder: str
+    size: int  # bytes
+    md5: str
+
+
+ARCHIVES = [
+    Archive("images", 791_918_971, "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+    Archive("annotations", 19_173_078, "95a8c909bbe2e81eed6a22bccdf3f68f"),
+]
+
+
+class Split(NamedTuple):
+    """A split in memory: images (N, 3, S, S) and trimaps (N, 1, S, S), both uint8, and the list's pairs."""
+
+    images: Tensor  # 0 to 255
+    trimaps: Tensor  # 0 pet, 1 background, 2 border
+    pairs: list[cache.Pair]
+
+
+class Pets(Dataset):
+    """Items are a float image (3, S, S) in [0, 1] and a long trimap (1, S, S) of 0, 1 and 2."""
+
+    def __init__(self, split: Split, augmented: bool) -> None:
+        self.split, self.augmented = split, augmented
+
+    def __len__(self) -> int:
+        return len(self.split.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image, trimap = self.split.images[i : i + 1] / 255, self.split.trimaps[i : i + 1].long()
+        if self.augmented:
+            image, trimap = augment(image, trimap, torch.default_generator)
+        return image[0], trimap[0]
+
+
+def original() -> tuple[Dataset, Dataset]:
+    """(trainset, testset), whose items are a photograph and its trimap (1, 2, 3) as PIL images, unchanged."""
+    root = data_folder().parent
+    return tuple(OxfordIIITPet(root, split, target_types="segmentation") for split in ("trainval", "test"))
+
+
+def augmented() -> tuple[Dataset, Dataset]:
+    """(trainset, testset) of IMAGE_SIZE; photographs of the trainset, and only they, are flipped and jittered."""
+    return Pets(load("trainval"), augmented=True), Pets(load("test"), augmented=False)
+
+
+def load(split: str) -> Split:
+    """All of "trainval" or "test" at IMAGE_SIZE. Raises UserError that names what is missing or damaged."""
+    return Split(*cache.load(data_folder(), split, IMAGE_SIZE, outputs_folder() / "cache"))
+
+
+def outputs_folder() -> Path:
+    return Path(OUTPUTS, "toy") if DATASET == "toy" else Path(OUTPUTS)
+
+
+def data_folder() -> Path:
+    """The folder with images and annotations, filled first where it is not there.
+
+    Raises UserError if that fails. The toy data are never taken in place of the real.
+    """
+    if DATASET == "toy":
+        folder = outputs_folder() / "data" / "oxford-iiit-pet"
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            write_toy_pets(folder)
+        return folder
+    if DATASET != "oxford-iiit-pet":
+        raise UserError(f'DATASET is "oxford-iiit-pet" or "toy", not {DATASET!r}')
+    folder = Path(DATA_ROOT) / "oxford-iiit-pet"
+    for archive in ARCHIVES:
+        fetch(folder, archive)
+    return folder
+
+
+def fetch(folder: Path, archive: Archive) -> None:
+    """Makes sure that folder/images or folder/annotations is there: as found, unpacked, or fetched and unpacked."""
+    if (folder / archive.folder).is_dir():
+        return
+    path = folder / f"{archive.folder}.tar.gz"
+    if not path.exists():
+        download.download([host + path.name for host in HOSTS], path, archive.size, archive.md5)
+    elif path.stat().st_size != archive.size or md5_of(path) != archive.md5:
+        raise UserError(f"{path} is not the official archive (MD5 {archive.md5}); delete it to fetch it")
+    download.unpack(path, archive.folder, MOST_UNPACKED)
+
+
+def md5_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def data_name() -> str:
+    """What the data are, for rows of results: "oxford", "oxford-256px-copy" or "toy"."""
+    if DATASET == "toy":
+        return "toy"
+    longest = 0
+    for pair in cache.read_list(data_folder(), "test")[:100]:
+        with Image.open(cache.paths_of(data_folder(), pair)[0]) as image:
+            longest = max(longest, *image.size)
+    return "oxford" if longest > 256 else "oxford-256px-copy"
+
+
+def class_shares(trimaps: Tensor) -> Tensor:
+    """Share of pixels of each class, (3,), averaged over trimaps (N, 1, S, S)."""
+    return torch.stack([(trimaps == c).float().mean() for c in range(len(CLASSES))])
+
+
+def main() -> None:
+    from figures import save_photographs  # matplotlib is only needed here
+
+    for name in ("trainval", "test"):
+        split = load(name)
+        shares = ", ".join(f"{c} {s:.3f}" for c, s in zip(CLASSES, class_shares(split.trimaps).tolist()))
+        no_pet = int((split.trimaps == BACKGROUND).flatten(1).all(1).sum())
+        print(f"{name}: {len(split.images)} photographs, {no_pet} without a pet; shares of pixels: {shares}")
+    trainset, testset = augmented()
+    torch.manual_seed(0)
+    for name, dataset in (("trainval, augmented", trainset), ("test", testset)):
+        images, trimaps = next(iter(DataLoader(dataset, batch_size=8, shuffle=True)))
+        path = outputs_folder() / f"photographs_{name.split(',')[0]}.png"
+        save_photographs(path, images, trimaps, f"{data_name()}, {name}")
+        print(f"drawn: {path}")
+
+
+if __name__ == "__main__":
+    settings.run(main, sys.modules[__name__])

@@ -1,0 +1,31 @@
+"""Files that are either complete or not there: written beside their place, then renamed into it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from settings import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` fill a file next to `path`, makes sure that it is on disk, and gives it its name.
+
+    Raises UserError where there is no space or no permission; a file of that name is then as it was.
+    """
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # pictures go by their suffix
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file; the file is the old one or has the whole line."""
+    old = path.read_text() if path.exists() else ""
+    write_atomically(path, lambda part: part.write_text(old + line + "\n"))

@@ -1,0 +1,64 @@
+"""The machine at hand: device, precision and memory settings that make it fast, and its name for the records."""
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from settings import UserError
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_up(threads: int) -> None:
+    """Threads (0: one a core), TF32 on a GPU, and an allocator that keeps what it has."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_float32_matmul_precision("high")
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory instead of giving it back to the kernel after each use.
+
+    A training step frees and asks again for hundreds of MB; without this a third of its time goes into the
+    kernel handing out the same pages, zeroed. Elsewhere than on Linux with glibc nothing happens.
+    """
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError, OSError):
+        return
+    mallopt(m_mmap_max, 0)
+    mallopt(m_trim_threshold, 2**31 - 1)
+    mallopt(m_top_pad, 2**28)
+
+
+def precision(name: str) -> torch.dtype:
+    """The type in which convolutions are computed: "bfloat16", "float32", or what pays here for "auto".
+
+    bfloat16 pays where the processor multiplies matrices of it: GPUs, and CPUs with AMX. Weights, BatchNorm
+    statistics, loss and optimiser are float32 in any case. Raises UserError for another name.
+    """
+    types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if name == "auto":
+        has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+        pays = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else has_amx
+        return torch.bfloat16 if pays else torch.float32
+    if name not in types:
+        raise UserError(f'PRECISION is "auto", "bfloat16" or "float32", not {name!r}')
+    return types[name]
+
+
+def name() -> str:
+    """Processor, cores and GPU, for a row of results; e.g. "Intel(R) Xeon(R) Processor, AMX, 2 cores"."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.exists() else []
+    amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16", False) else ""
+    return f"{models[0] if models else platform.processor() or platform.machine()}{amx}, {os.cpu_count()} cores"

@@ -1,0 +1,154 @@
+"""What is measured: pixel accuracy, IoU in its variants, Dice, all from confusion matrices; and the soft IoU.
+
+Pixel accuracy flatters: on a photograph whose pet fills a tenth, "all background" is right nine times out of
+ten. IoU (intersection over union of the predicted and the true region of a class) counts only what was found.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trimap import BACKGROUND, BORDER, CLASSES, PET
+
+SMOOTH = 0.001  # keeps the soft IoU finite; its value in the original
+
+
+def IoUMetric(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
+    """The original's "custom" IoU: differentiable, from probabilities, the mean over photographs.
+
+    pred: (B, 3, H, W), probabilities, or logits with softmax=True; gt: (B, 1, H, W), classes 0, 1 and 2.
+    Returns a scalar in (0, 1]. Sums over classes and pixels of a photograph: (I + 0.001) / (U + 0.001) with
+    I = sum(p * onehot) and U = sum(p + onehot - p * onehot).
+    """
+    return soft_iou(pred, gt, softmax).mean()
+
+
+def soft_iou(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
+    """IoUMetric of each photograph: (B,)"""
+    probabilities = pred.softmax(1) if softmax else pred
+    intersection = probabilities.gather(1, gt.long()).sum((1, 2, 3))
+    union = probabilities.sum((1, 2, 3)) + gt[0].numel() - intersection  # a one-hot map sums to its pixels
+    return (intersection + SMOOTH) / (union + SMOOTH)
+
+
+class IoULoss(nn.Module):
+    """-log of IoUMetric: 0 for a perfect prediction, and steep where little is found."""
+
+    def __init__(self, softmax: bool = False) -> None:
+        super().__init__()
+        self.softmax = softmax
+
+    def forward(self, pred: Tensor, gt: Tensor) -> Tensor:
+        return -IoUMetric(pred, gt, self.softmax).log()
+
+
+def confusion(labels: Tensor, trimaps: Tensor) -> Tensor:
+    """Confusion matrix of each photograph, on its device: (B, 3, 3), int64, [truth, prediction], in pixels.
+
+    labels, trimaps: (B, 1, H, W), integer classes 0, 1 and 2.
+    """
+    n, classes = len(labels), len(CLASSES)
+    cells = trimaps.long() * classes + labels.long()
+    cells = cells.flatten(1) + classes * classes * torch.arange(n, device=labels.device)[:, None]
+    return torch.bincount(cells.flatten(), minlength=n * classes * classes).view(n, classes, classes)
+
+
+def pixel_accuracy(matrix: Tensor) -> Tensor:
+    """Share of pixels called what they are; matrix (..., 3, 3) -> (...). torchmetrics: MulticlassAccuracy, micro."""
+    matrix = matrix.double()
+    return ratio(matrix.diagonal(dim1=-2, dim2=-1).sum(-1), matrix.sum((-2, -1)))
+
+
+def iou(matrix: Tensor) -> Tensor:
+    """IoU as torchmetrics 1.9.0 computes it for the original: micro-averaged, pixels of true background ignored.
+
+    torchmetrics: MulticlassJaccardIndex(3, average="micro", ignore_index=BACKGROUND). Of N pixels that are not
+    background, C called right and M called background it is C / (2N - C - M). Two warnings. It never looks at
+    pixels of true background: of a photograph that is 59 % background, 29 % pet and 12 % border, a prediction
+    that calls every pixel of background "pet" and all else right still gets 1.0 (pixel accuracy 0.41). And its
+    formula depends on the version of torchmetrics: see `iou_old_torchmetrics`.
+    """
+    right, wanted, missed = foreground(matrix)
+    return ratio(right, 2 * wanted - right - missed)
+
+
+def iou_old_torchmetrics(matrix: Tensor) -> Tensor:
+    """The same in older torchmetrics, as in the original's published figures: C / (2N - C).
+
+    With N = 100, C = 80 and M = 20 it is 0.667 where 1.9.0 says 0.8: neither compares with the other.
+    """
+    right, wanted, _ = foreground(matrix)
+    return ratio(right, 2 * wanted - right)
+
+
+def foreground(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the pixels that are not background in truth: those called right, all, those called background."""
+    matrix = matrix.double()
+    rows = matrix[..., [PET, BORDER], :]
+    right = matrix[..., PET, PET] + matrix[..., BORDER, BORDER]
+    return right, rows.sum((-2, -1)), rows[..., BACKGROUND].sum(-1)
+
+
+def class_iou(matrix: Tensor) -> Tensor:
+    """IoU of each class, (..., 3, 3) -> (..., 3); 0 for a class in neither truth nor prediction."""
+    matrix = matrix.double()
+    right = matrix.diagonal(dim1=-2, dim2=-1)
+    return ratio(right, matrix.sum(-1) + matrix.sum(-2) - right)
+
+
+def mean_iou(matrix: Tensor) -> Tensor:
+    return class_iou(matrix).mean(-1)
+
+
+def dice(matrix: Tensor) -> Tensor:
+    """Mean over classes of 2I / (truth + prediction)."""
+    matrix = matrix.double()
+    return ratio(2 * matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1) + matrix.sum(-2)).mean(-1)
+
+
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 where there is nothing, as in torchmetrics."""
+    return torch.where(whole > 0, part / whole.clamp(min=1), 0.0)
+
+
+FROM_MATRIX = {f.__name__: f for f in (pixel_accuracy, mean_iou, iou, iou_old_torchmetrics, dice)}
+
+
+def summary(matrices: Tensor, soft: Tensor) -> dict[str, object]:
+    """All figures over photographs (N, 3, 3) and their soft IoU (N,), as one data set: nothing depends on batches."""
+    total = matrices.sum(0)
+    figures: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
+    return figures | {"custom_iou": float(soft.double().mean()), "class_iou": class_iou(total).tolist()}
+
+
+def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int = 16) -> dict[str, float]:
+    """The original's protocol, for comparison with it alone: figures of each batch of 16, then their mean."""
+    batches = torch.stack([part.sum(0) for part in matrices.split(batch_size)])
+    soft = torch.stack([part.double().mean() for part in soft.split(batch_size)])
+    figures = {name: FROM_MATRIX[name](batches) for name in ("pixel_accuracy", "iou", "iou_old_torchmetrics")}
+    return {name: float(values.mean()) for name, values in (figures | {"custom_iou": soft}).items()}
+
+
+def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
+    """Pixel accuracy and mean IoU for the third of photographs with the smallest pets, the middle and the largest.
+
+    A pet's size is the share of pixels that are pet in truth.
+    """
+    order = matrices[:, PET].sum(-1).double().div(matrices.sum((-2, -1))).argsort(stable=True)
+    thirds = {}
+    for name, members in zip(("small", "middle", "large"), order.tensor_split(3)):
+        total = matrices[members].sum(0)
+        thirds[name] = {
+            "pet_share": float(total[PET].sum() / total.sum()),
+            "pixel_accuracy": float(pixel_accuracy(total)),
+            "mean_iou": float(mean_iou(total)),
+        }
+    return thirds
+
+
+def all_background(trimaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Confusion matrices and soft IoU of the baseline that calls every pixel background."""
+    labels = torch.full_like(trimaps, BACKGROUND)
+    probabilities = F.one_hot(torch.tensor(BACKGROUND), len(CLASSES)).view(1, -1, 1, 1).float()
+    soft = [soft_iou(probabilities.expand(1, -1, *t.shape[-2:]), t[None]) for t in trimaps]
+    return confusion(labels, trimaps), torch.cat(soft)

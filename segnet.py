@@ -1,0 +1,117 @@
+"""SegNet and its depthwise-separable twin for three classes of pixels: pet, background, border.
+
+After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): an encoder as in VGG16,
+and a decoder that gets from it only the places of the pooling maxima. The separable variant replaces each
+convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pooling import max_pool, max_unpool
+
+ENCODER = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
+DECODER = ((64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256), (512, 512, 512, 512))
+
+
+class DepthwiseSeparableConv2d(nn.Module):
+    """A k x k convolution of each channel by itself, then a 1x1 convolution across channels.
+
+    Of the k*k*C_in*C_out weights of a full convolution it keeps k*k*C_in + C_in*C_out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int, bias: bool) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class ConvBlock(nn.Module):
+    """Convolution, BatchNorm and ReLU for each pair of neighbours in `widths`; the map keeps its size.
+
+    linear_end: the last convolution has a bias instead of BatchNorm and ReLU, so its output has any sign.
+    """
+
+    def __init__(self, conv: type[nn.Module], widths: tuple[int, ...], kernel_size: int, linear_end: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, (width_in, width_out) in enumerate(zip(widths, widths[1:]), start=2):
+            linear = linear_end and i == len(widths)
+            layers.append(conv(width_in, width_out, kernel_size, padding=kernel_size // 2, bias=linear))
+            if not linear:
+                # In place: neither BatchNorm nor ReLU needs BatchNorm's output for its gradient.
+                layers += [nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
+        self.seq = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.seq(x)
+
+
+class ImageSegmentation(nn.Module):
+    """SegNet: photographs (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
+
+    kernel_size: odd; of all convolutions.
+    head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as the notebook this
+        benchmark comes from did, so that a logit is never negative (15,274,892 parameters at kernel 3).
+    stages: 4, or 5 as in the paper. The fifth is off: pooling five times leaves 4x4 of a 128 px map, on which
+        three more convolutions of 512 channels see little but their own padding.
+
+    Raises ValueError for another head, an even kernel, other stages, and in `forward` for a map that is too
+    small to be pooled so often.
+    """
+
+    conv: type[nn.Module] = nn.Conv2d
+
+    def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
+        super().__init__()
+        if head not in ("linear", "original"):
+            raise ValueError(f'head is "linear" or "original", not {head!r}')
+        if stages not in (4, 5):
+            raise ValueError(f"stages is 4 or 5, not {stages}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
+        self.head, self.stages = head, stages
+        self.bn_input = nn.BatchNorm2d(3)
+        # dc1, dc2 ... and uc1, uc2 ... are the names in state dicts that the original notebook saved.
+        for i in range(1, stages + 1):
+            self.add_module(f"dc{i}", ConvBlock(self.conv, ENCODER[i - 1], kernel_size, linear_end=False))
+        for i in range(stages, 0, -1):
+            linear_end = i == 1 and head == "linear"
+            self.add_module(f"uc{i}", ConvBlock(self.conv, DECODER[i - 1], kernel_size, linear_end))
+
+    def forward(self, x: Tensor) -> Tensor:
+        smallest = 2**self.stages
+        if min(x.shape[-2:]) < smallest:
+            raise ValueError(
+                f"photographs are at least {smallest}x{smallest} px for {self.stages} stages, "
+                f"not {x.shape[-1]}x{x.shape[-2]}"
+            )
+        x = self.bn_input(x)
+        remembered = []  # all that the decoder is given: places of the maxima, and sizes
+        for i in range(1, self.stages + 1):
+            x = self.get_submodule(f"dc{i}")(x)  # (B, C, H, W)
+            size = x.shape[-2:]
+            x, places = max_pool(x)  # (B, C, H/2, W/2)
+            remembered.append((places, size))
+        for i in range(self.stages, 0, -1):
+            x = max_unpool(x, *remembered.pop())
+            x = self.get_submodule(f"uc{i}")(x)
+        return x
+
+
+class ImageSegmentationDSC(ImageSegmentation):
+    """SegNet of depthwise-separable convolutions: 1,749,671 parameters at kernel 3 with the original head."""
+
+    conv = DepthwiseSeparableConv2d
+
+
+NETWORKS = {"segnet": ImageSegmentation, "segnet_dsc": ImageSegmentationDSC}  # as NETWORKS in train.py names them
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,239 @@
+"""Trains both networks on Oxford-IIIT Pets, one after the other; started again, it goes on where it stopped.
+
+    python train.py                           both networks, five epochs
+    python train.py DATASET=toy               on drawn pets, in a minute, without the download
+    python train.py EPOCHS=1,3 LOSS=iou RUN=iou       any constant, for one run
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import augment
+import checkpoints
+import fetch_oxford_iiit_pets as pets
+import figures
+import machine
+import metrics
+import settings
+from evaluate import as_input, evaluate
+from settings import UserError
+
+# What is trained
+NETWORKS = ("segnet", "segnet_dsc")  # in this order
+HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution; see segnet.py
+KERNEL_SIZE = 3  # odd
+STAGES = 4  # or 5
+RUN = "default"  # name of the run's folder in outputs/; a run with other constants wants another
+
+# On what
+VALIDATION_SHARE = 0.0  # of each breed's photographs kept out of training to choose constants by, e.g. 0.1
+TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
+SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to these
+
+# How
+EPOCHS = (1, 6)  # first, and one past the last
+BATCH_SIZE = 32  # photographs a step
+LOSS = "ce"  # cross-entropy, or "iou": -log of the soft IoU
+OPTIMIZER = "adamw"  # or "adam"
+LEARNING_RATE = 4e-3  # the largest of the schedule
+WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
+SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
+WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
+SEED = 0  # of the first weights, the order of photographs and their augmentation
+
+# The machine
+THREADS = 0  # 0: one a core
+PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
+CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
+
+ANY_TIME = ("NETWORKS", "RUN", "CHECK_EVERY", "ANY_TIME")  # constants that may differ when a run is resumed
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    machine.set_up(THREADS)
+    split = pets.load("trainval")
+    train_set, validation_set = divide(split, VALIDATION_SHARE, TRAIN_SHARE)
+    for network in NETWORKS:
+        train_network(network, train_set, validation_set)
+
+
+def divide(split: pets.Split, validation_share: float, train_share: float) -> tuple[pets.Split, pets.Split]:
+    """A training and a validation part, each with its share of every breed; the same ones on every machine."""
+    chosen: tuple[list[int], list[int]] = [], []
+    random = torch.Generator().manual_seed(0)
+    for breed in sorted({pair.breed for pair in split.pairs}):
+        members = [i for i, pair in enumerate(split.pairs) if pair.breed == breed]
+        order = torch.randperm(len(members), generator=random).tolist()
+        kept = len(members) - round(len(members) * validation_share)
+        chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
+        chosen[1].extend(members[i] for i in order[kept:])
+    return tuple(pets.Split(split.images[i], split.trimaps[i], [split.pairs[k] for k in i]) for i in chosen)
+
+
+def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) -> None:
+    """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
+    folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
+    about = {"network": name, "head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "data": pets.data_name(),
+             "train_images": len(train_set.images), "constants": constants()}  # fmt: skip
+    with checkpoints.lock(folder):
+        torch.manual_seed(SEED)
+        network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)
+        network.to(machine.device(), memory_format=torch.channels_last)
+        optimizer = make_optimizer(network)
+        random = torch.Generator().manual_seed(SEED)
+        history = resume(folder, network, optimizer, random)
+        for epoch in range(len(history) + 1, EPOCHS[1]):
+            start = time.perf_counter()
+            size = size_in(epoch)
+            loss = train_epoch(network, optimizer, resized(train_set, size), epoch, random)
+            row = {"epoch": epoch, "size": size, "loss": loss} | validate(network, validation_set)
+            history.append(row | {"seconds": time.perf_counter() - start})
+            checkpoints.save(folder, network, optimizer, random, history, about)
+            figures.save_curves(folder / "curves.png", history, name)
+            print(f"{name}:", ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()), flush=True)
+        print(f"{name}: {len(history)} epochs in {folder}")
+
+
+def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser; weight decay is for convolution weights, and not for BatchNorm and biases."""
+    if OPTIMIZER == "adam":
+        return torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
+    if OPTIMIZER != "adamw":
+        raise UserError(f'OPTIMIZER is "adamw" or "adam", not {OPTIMIZER!r}')
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim == 1]
+    groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
+
+
+def resume(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+) -> list[dict[str, object]]:
+    """Puts everything as it was after the newest complete epoch; returns its history, empty for a new run."""
+    first, end = EPOCHS
+    history, saved_constants = checkpoints.restore(folder, network, optimizer, random)
+    if first > len(history) + 1:
+        raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
+    if history and end > len(history) + 1:
+        now = constants()
+        may_differ = {"EPOCHS"} if first == len(history) + 1 else set()  # a new leg of the run
+        differ = [k for k in now if now[k] != saved_constants.get(k) and k not in may_differ]
+        if differ:
+            was = ", ".join(f"{k}={saved_constants.get(k)}" for k in differ)
+            raise UserError(f"{folder} was begun with {was}; give the same, or another RUN, or delete that folder")
+        print(f"going on after epoch {len(history)} in {folder}")
+    return history
+
+
+def constants() -> dict[str, object]:
+    """All that decides what the trained weights will be."""
+    found = settings.constants(sys.modules[__name__]) | settings.constants(augment)
+    found |= {name: getattr(pets, name) for name in ("DATASET", "IMAGE_SIZE")}
+    return {name: value for name, value in found.items() if name not in ANY_TIME}
+
+
+def size_in(epoch: int) -> int:
+    """Side of the photographs of an epoch, px."""
+    first, end = EPOCHS
+    return SIZES[(epoch - first) * len(SIZES) // (end - first)]
+
+
+def resized(split: pets.Split, size: int) -> pets.Split:
+    """The photographs at another size, by the rules of the cache: antialiased bilinear, trimaps nearest."""
+    if size == split.images.shape[-1]:
+        return split
+    images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
+    return pets.Split(torch.cat(images), F.interpolate(split.trimaps, (size, size), mode="nearest-exact"), split.pairs)
+
+
+def rate_at(progress: float, epoch: int) -> float:
+    """Share of LEARNING_RATE at a point of the run: progress in [0, 1), epoch from 1."""
+    if SCHEDULE == "one_cycle":
+        if progress < WARM_UP:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
+        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+    if SCHEDULE == "trapezoid":
+        return min(1.0, (progress + 0.01) / WARM_UP, (1 - progress) / 0.4)
+    if SCHEDULE == "poly":
+        return (1 - progress) ** 0.9
+    if SCHEDULE == "step":
+        return 0.7 ** ((epoch - 1) // 7)
+    raise UserError(f'SCHEDULE is "one_cycle", "trapezoid", "poly" or "step", not {SCHEDULE!r}')
+
+
+def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
+    """logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long"""
+    if LOSS == "ce":
+        return F.cross_entropy(logits, trimaps[:, 0])
+    if LOSS == "iou":
+        return -metrics.IoUMetric(logits, trimaps, softmax=True).log()
+    raise UserError(f'LOSS is "ce" or "iou", not {LOSS!r}')
+
+
+def batches(split: pets.Split, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch of augmented batches on the device; the last, smaller one is left out if there is another."""
+    device = machine.device()
+    order = torch.randperm(len(split.images), generator=random)
+    for chosen in order.split(BATCH_SIZE)[: max(1, len(order) // BATCH_SIZE)]:
+        trimaps = split.trimaps[chosen].to(device, non_blocking=True).long()
+        yield augment.augment(as_input(split.images[chosen], device), trimaps, random)
+
+
+def train_epoch(
+    network: nn.Module, optimizer: torch.optim.Optimizer, split: pets.Split, epoch: int, random: torch.Generator
+) -> float:
+    """One pass over the photographs; returns the mean loss. Raises UserError at a loss that is not finite."""
+    network.train()
+    first, end = EPOCHS
+    steps = max(1, len(split.images) // BATCH_SIZE)
+    dtype, device = machine.precision(PRECISION), machine.device()
+    losses = torch.zeros(steps, device=device)
+    with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="photo", leave=False) as bar:
+        for step, (images, trimaps) in enumerate(batches(split, random)):
+            progress = (epoch - first + step / steps) / (end - first)
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate_at(progress, epoch)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                logits = network(images)
+            loss = loss_of(logits.float(), trimaps)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[step] = loss.detach()
+            if step % CHECK_EVERY == 0 or step == steps - 1:
+                bar.set_postfix(loss=f"{check_finite(losses, epoch):.3f}")
+            bar.update(len(images))
+    return float(losses.mean())
+
+
+def check_finite(losses: Tensor, epoch: int) -> float:
+    """The newest loss. Raises UserError that names the first step whose loss is not finite."""
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        raise UserError(
+            f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1}; the epochs before are kept. "
+            f"Try a smaller LEARNING_RATE than {LEARNING_RATE:g}, under another RUN"
+        )
+    return float(losses[losses.nonzero()[-1]]) if losses.any() else 0.0
+
+
+def validate(network: nn.Module, split: pets.Split) -> dict[str, float]:
+    """Figures of the validation part at IMAGE_SIZE; none if there is no such part."""
+    if not len(split.images):
+        return {}
+    figures_ = metrics.summary(*evaluate(network, split.images, split.trimaps, machine.precision(PRECISION)))
+    return {f"validation_{name}": figures_[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
+
+
+if __name__ == "__main__":
+    settings.run(main, pets, augment)
