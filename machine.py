@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -62,3 +63,12 @@ def name() -> str:
         if info.exists() else []
     amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16", False) else ""
     return f"{models[0] if models else platform.processor() or platform.machine()}{amx}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The checkout's commit, with a + if tracked files differ from it; "" outside a git checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=10", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
