@@ -106,7 +106,7 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> tuple[Tenso
         cached = torch.load(path, weights_only=True)
         if cached["key"] == key:
             return cached["images"], cached["trimaps"], pairs
-    except Exception:  # noqa: BLE001, S110 - none yet, cut short, or another program's: it is made anew
+    except Exception:
         pass
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)

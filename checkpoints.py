@@ -83,7 +83,9 @@ def load_file(path: Path) -> dict[str, object]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there; train first: python train.py") from error
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is damaged, or holds more than tensors and is not loaded: it could run code") from error
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; use the file of another epoch") from error
     if not isinstance(saved, dict):

@@ -25,9 +25,7 @@ def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, batch_
         yield logits.float()
 
 
-def evaluate(
-    network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def evaluate(network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Confusion matrices (N, 3, 3), int64, and soft IoU (N,) of photographs (N, 3, H, W) with trimaps (N, 1, H, W)."""
     matrices, soft, start = [], [], 0
     for logits in logits_of(network, images, precision):

@@ -82,7 +82,9 @@ def save_examples(path: Path, cases: list[dict[str, object]], title: str) -> Non
         faded = 0.35 * case["image"].permute(1, 2, 0).numpy() + 0.65
         row[3].imshow(np.where(wrong[..., None], to_rgb("#c1121f"), faded))
         row[3].set_axis_off()
-        row[0].text(-0.06, 0.5, case["label"], transform=row[0].transAxes, rotation=90, va="center", ha="right", fontsize=7)
+        row[0].text(
+            -0.06, 0.5, case["label"], transform=row[0].transAxes, rotation=90, va="center", ha="right", fontsize=7
+        )
     for column, name in zip(axes[0], ("photograph", "truth", "prediction", "error")):
         column.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)

@@ -17,7 +17,9 @@ def device() -> torch.device:
 
 def set_up(threads: int) -> None:
     """Threads (0: one a core), TF32 on a GPU, and an allocator that keeps what it has."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(
+        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
     torch.set_float32_matmul_precision("high")
     keep_freed_memory()
 
@@ -59,8 +61,11 @@ def name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
+    models = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16", False) else ""
     return f"{models[0] if models else platform.processor() or platform.machine()}{amx}, {os.cpu_count()} cores"
 
@@ -72,3 +77,8 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def about() -> dict[str, object]:
+    """What a published figure depends on beside its constants."""
+    return {"machine": name(), "threads": torch.get_num_threads(), "torch": torch.__version__, "commit": commit()}

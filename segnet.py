@@ -5,7 +5,6 @@ and a decoder that gets from it only the places of the pooling maxima. The separ
 convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861).
 """
 
-import torch
 from torch import Tensor, nn
 
 from pooling import max_pool, max_unpool

@@ -1,8 +1,8 @@
 """Trains both networks on Oxford-IIIT Pets, one after the other; started again, it goes on where it stopped.
 
-    python train.py                           both networks, five epochs
-    python train.py DATASET=toy               on drawn pets, in a minute, without the download
-    python train.py EPOCHS=1,3 LOSS=iou RUN=iou       any constant, for one run
+python train.py                           both networks, five epochs
+python train.py DATASET=toy               on drawn pets, in a minute, without the download
+python train.py EPOCHS=1,3 LOSS=iou RUN=iou       any constant, for one run
 """
 
 import math
@@ -84,7 +84,8 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     about = {"network": name, "head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "data": pets.data_name(),
-             "train_images": len(train_set.images), "constants": constants()}  # fmt: skip
+             "train_images": len(train_set.images), "constants": constants(), **machine.about(),
+             "command": " ".join(["python", *sys.argv])}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
         network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)

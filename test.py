@@ -1,0 +1,173 @@
+"""Tests trained networks on the test split: a table, a row of results each, examples and confusion matrices.
+
+    python test.py                            the newest epoch of both networks of the run "default"
+    python test.py DATASET=toy                on drawn pets
+    python test.py RUN=iou NETWORKS=segnet_dsc EPOCH=3        any constant, for one run
+
+Every figure is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import checkpoints
+import fetch_oxford_iiit_pets as pets
+import figures
+import machine
+import metrics
+import settings
+from evaluate import evaluate, logits_of
+from files import append_line
+from segnet import count_parameters
+from settings import UserError
+from trimap import BACKGROUND, CLASSES
+
+# What is tested
+NETWORKS = ("segnet", "segnet_dsc")
+RUN = "default"  # the run's folder in outputs/
+EPOCH = 0  # 0: the newest
+CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one of the original notebook
+
+# How
+USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
+BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
+EXAMPLES = 4  # typical cases in the picture, and as many of the worst
+PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
+
+# The machine
+THREADS = 0  # 0: one a core
+PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
+
+COLUMNS = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
+
+
+def main() -> None:
+    machine.set_up(THREADS)
+    split = pets.load("test")
+    rows = [baseline(split)]
+    for name in NETWORKS:
+        path = weights_of(name)
+        network, about = checkpoints.load_network(path, name)
+        network.to(machine.device(), memory_format=torch.channels_last)
+        row, matrices = test_performance(network, about, split)
+        show_examples(network, name, split, matrices)
+        rows.append(row)
+    print_table(rows)
+    for row in rows:
+        record(row)
+
+
+def weights_of(name: str) -> Path:
+    if CHECKPOINT:
+        return Path(CHECKPOINT)
+    folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
+    return checkpoints.weights_path(folder, EPOCH or checkpoints.newest_epoch(folder))
+
+
+def test_performance(network: nn.Module, about: dict[str, object], split: pets.Split) -> tuple[dict, Tensor]:
+    """A row of results, and the confusion matrix of each photograph (N, 3, 3).
+
+    about: what the checkpoint says of its training.
+    """
+    start = time.perf_counter()
+    matrices, soft = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
+    seconds = time.perf_counter() - start
+    constants = about.get("constants", {})
+    row = {"run": RUN, "network": about["network"], "head": about["head"], "data": pets.data_name(),
+           "train_images": about.get("train_images"), "test_images": len(split.images), "epochs": about.get("epoch"),
+           "image_size": pets.IMAGE_SIZE, "loss": constants.get("LOSS"), "seed": constants.get("SEED")}  # fmt: skip
+    row |= figures_of(matrices, soft)
+    if USE_TORCHMETRICS:
+        row |= from_torchmetrics(network, split)
+    row |= {
+        "parameters": count_parameters(network),
+        "train_seconds": about.get("train_seconds"),
+        "test_seconds": seconds,
+    }
+    row |= {key: about.get(key) for key in ("machine", "threads", "torch", "commit", "command")}  # fmt: skip
+    return row, matrices
+
+
+def figures_of(matrices: Tensor, soft: Tensor) -> dict[str, object]:
+    """All figures of a row of results from confusion matrices (N, 3, 3) and soft IoU (N,)."""
+    return metrics.summary(matrices, soft) | {
+        "by_pet_size": metrics.by_pet_size(matrices),
+        "batch_mean": metrics.batch_mean(matrices, soft, BATCH_OF_ORIGINAL),
+        "confusion": matrices.sum(0).tolist(),
+    }
+
+
+def baseline(split: pets.Split) -> dict[str, object]:
+    """The row of a "network" that calls every pixel background: what a figure is worth begins here."""
+    row = {"run": "baseline", "network": "all_background", "data": pets.data_name(), "train_images": 0}
+    row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE}
+    return row | figures_of(*metrics.all_background(split.trimaps))
+
+
+def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]:
+    try:
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+    except ImportError as error:
+        raise UserError("USE_TORCHMETRICS needs torchmetrics: pip install torchmetrics==1.9.0") from error
+    accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+    jaccard = MulticlassJaccardIndex(len(CLASSES), average="micro", ignore_index=BACKGROUND)
+    start = 0
+    for logits in logits_of(network, split.images, machine.precision(PRECISION)):
+        labels, truth = logits.argmax(1, keepdim=True).cpu(), split.trimaps[start : start + len(logits)].long()
+        start += len(logits)
+        accuracy.update(labels, truth)
+        jaccard.update(labels, truth)
+    return {"pixel_accuracy": float(accuracy.compute()), "iou": float(jaccard.compute())}
+
+
+def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Tensor) -> None:
+    """Saves pictures of typical and of the worst cases, and of the confusion matrix, beside the weights."""
+    order = metrics.mean_iou(matrices).argsort(stable=True)
+    middle = len(order) // 2
+    chosen = torch.cat([order[middle - EXAMPLES // 2 :][:EXAMPLES], order[:EXAMPLES]])
+    logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION))))
+    predictions = logits.argmax(1, keepdim=True).cpu()
+    cases = []
+    for i, prediction in zip(chosen.tolist(), predictions):
+        label = f"{split.pairs[i].name}\nmean IoU {float(metrics.mean_iou(matrices[i])):.2f}"
+        cases.append(
+            {"image": split.images[i] / 255, "truth": split.trimaps[i], "prediction": prediction, "label": label}
+        )
+    folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
+    figures.save_examples(folder / "examples.png", cases, f"{name}: {EXAMPLES} typical cases, and the {EXAMPLES} worst")
+    figures.save_confusion(folder / "confusion.png", matrices.sum(0), f"{name}, shares of the true class")
+    print(f"drawn: {folder / 'examples.png'}, {folder / 'confusion.png'}")
+
+
+def print_table(rows: list[dict]) -> None:
+    print(f"\n{rows[0]['data']}, {rows[0]['test_images']} test photographs at {pets.IMAGE_SIZE} px")
+    print(f"{'network':16}" + "".join(f"{name.replace('iou_old_torchmetrics', 'iou, old'):>16}" for name in COLUMNS))
+    for row in rows:
+        print(f"{row['network']:16}" + "".join(f"{row[name]:16.4f}" for name in COLUMNS))
+    print(f"\n{'network':16}" + "".join(f"{f'{s} pets':>24}" for s in rows[0]["by_pet_size"]) + "    (pixel, mean IoU)")
+    for row in rows:
+        thirds = row["by_pet_size"].values()
+        print(f"{row['network']:16}" + "".join(f"{t['pixel_accuracy']:16.4f}{t['mean_iou']:8.4f}" for t in thirds))
+
+
+def record(row: dict[str, object]) -> None:
+    """Adds a row to results.jsonl. Raises UserError if that run's row is published already."""
+    folder = pets.outputs_folder() / "published" if PUBLISH else pets.outputs_folder()
+    path = folder / "results.jsonl"
+    if PUBLISH and path.exists():
+        same = ("run", "network", "data", "epochs")
+        old = [json.loads(line) for line in path.read_text().splitlines()]
+        if any(all(other[key] == row[key] for key in same) for other in old):
+            if row["run"] == "baseline":
+                return
+            raise UserError(f"{path} has the row of {row['network']} in run {row['run']} already: one look a row")
+    append_line(path, json.dumps(row))
+    print(f"row of {row['network']} added to {path}")
+
+
+if __name__ == "__main__":
+    settings.run(main, pets)
