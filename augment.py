@@ -13,7 +13,7 @@ JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1-JITTER 
 ZOOM = 0.0  # photographs are magnified by 1-ZOOM to 1+ZOOM and shifted by as much of half a side; 0: never
 ROTATION = 0.0  # degrees to either side; 0: never
 
-GRAY = (0.299, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 601, as in torchvision
+GRAY = (0.2989, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 601 as torchvision rounds it
 
 
 def augment(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

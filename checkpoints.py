@@ -87,7 +87,8 @@ def load_file(path: Path) -> dict[str, object]:
             f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}; use the file of another epoch") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} is damaged: {reason}; use the file of another epoch") from error
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved

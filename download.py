@@ -16,7 +16,7 @@ TRIES = 4  # of each host
 BACK_OFF = 1.0  # seconds before the second try; doubled for each further one
 LONGEST_WAIT = 60.0  # seconds; the most that a server's Retry-After is heeded
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as dead
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; what is lost, at the most, when a connection breaks
 
 
 class Refused(Exception):
@@ -42,6 +42,9 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                     return
                 except Refused as error:
                     answers.append(f"{url}: {error}")
+                    break
+                except requests.TooManyRedirects:
+                    answers.append(f"{url}: redirects without end")
                     break
                 except requests.RequestException as error:
                     if attempt == TRIES - 1:

@@ -81,4 +81,4 @@ def commit() -> str:
 
 def about() -> dict[str, object]:
     """What a published figure depends on beside its constants."""
-    return {"machine": name(), "threads": torch.get_num_threads(), "torch": torch.__version__, "commit": commit()}
+    return {"machine": name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__), "commit": commit()}

@@ -9,6 +9,7 @@ Pooling and unpooling are each other's gradient: both backward passes are `scatt
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Bit patterns are chosen with integer instructions, which are exact for every value and, unlike
 # torch.where, use the whole vector unit for 2-byte floats.
@@ -23,6 +24,8 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     (B, ceil(C/4), H//2, W//2), uint8, for `max_unpool`. Of equal values the first in reading order
     counts, as in PyTorch. A NaN is handed on; where in its window it stood is not promised.
     """
+    if torch.compiler.is_exporting():  # ONNX has no bit patterns; there the places are int64 indices
+        return F.max_pool2d(x, 2, return_indices=True)
     return _MaxPool.apply(x)
 
 
@@ -32,6 +35,9 @@ def max_unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
     values: (B, C, h, w); places: as `max_pool` gave them; size: (H, W) of what was pooled.
     Returns (B, C, H, W), equal to `F.max_unpool2d` with the int64 indices.
     """
+    if torch.compiler.is_exporting():
+        out = values.new_zeros(*values.shape[:2], size[0] * size[1])
+        return out.scatter(2, places.flatten(2), values.flatten(2)).unflatten(2, size)
     return _MaxUnpool.apply(values, places, size[0], size[1])
 
 

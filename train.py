@@ -55,7 +55,8 @@ THREADS = 0  # 0: one a core
 PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
 CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
 
-ANY_TIME = ("NETWORKS", "RUN", "CHECK_EVERY", "ANY_TIME")  # constants that may differ when a run is resumed
+SHAPE = ("HEAD", "KERNEL_SIZE", "STAGES")  # constants that never change within a run
+ANY_TIME = ("NETWORKS", "RUN", "CHECK_EVERY", "ANY_TIME", "SHAPE")  # constants that may differ when a run is resumed
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     about = {"network": name, "head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "data": pets.data_name(),
              "train_images": len(train_set.images), "constants": constants(), **machine.about(),
-             "command": " ".join(["python", *sys.argv])}  # fmt: skip
+             "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
         network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)
@@ -126,11 +127,11 @@ def resume(
     if first > len(history) + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
     if history and end > len(history) + 1:
-        now = constants()
-        may_differ = {"EPOCHS"} if first == len(history) + 1 else set()  # a new leg of the run
-        differ = [k for k in now if now[k] != saved_constants.get(k) and k not in may_differ]
+        new_leg = first == len(history) + 1  # asked for by EPOCHS: other constants are meant
+        now = {name: value for name, value in constants().items() if not new_leg or name in SHAPE}
+        differ = [name for name in now if now[name] != saved_constants.get(name)]
         if differ:
-            was = ", ".join(f"{k}={saved_constants.get(k)}" for k in differ)
+            was = ", ".join(f"{name}={saved_constants.get(name)}" for name in differ)
             raise UserError(f"{folder} was begun with {was}; give the same, or another RUN, or delete that folder")
         print(f"going on after epoch {len(history)} in {folder}")
     return history
@@ -214,6 +215,9 @@ def train_epoch(
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses, epoch):.3f}")
             bar.update(len(images))
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        losses[-1] = math.nan  # the last step spoilt the weights
+        check_finite(losses, epoch)
     return float(losses.mean())
 
 

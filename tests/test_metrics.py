@@ -1,0 +1,120 @@
+"""Metrics against torchmetrics, against loops over pixels, and against masks worked by hand."""
+
+import pytest
+import torch
+
+import metrics
+from trimap import BACKGROUND, BORDER, PET
+
+
+def cases():
+    torch.manual_seed(0)
+    random = torch.randint(0, 3, (20, 1, 9, 7)), torch.randint(0, 3, (20, 1, 9, 7))
+    full = {c: torch.full((4, 1, 6, 5), c) for c in (PET, BACKGROUND, BORDER)}
+    no_border = torch.randint(0, 2, (4, 1, 6, 5))
+    yield "random", *random
+    yield "no pet in truth", full[PET], full[BACKGROUND]
+    yield "only pet in truth", torch.randint(0, 3, (4, 1, 6, 5)), full[PET]
+    yield "all right", full[PET], full[PET]
+    yield "all background", full[BACKGROUND], torch.randint(0, 3, (4, 1, 6, 5))
+    yield "a class absent", no_border, no_border.flip(0)
+    yield "a class only predicted", full[BORDER], no_border
+    yield "one photograph", random[0][:1], random[1][:1]
+
+
+@pytest.mark.parametrize(("name", "labels", "truth"), list(cases()), ids=[case[0] for case in cases()])
+def test_pixel_accuracy_and_iou_equal_torchmetrics(name, labels, truth):
+    classification = pytest.importorskip("torchmetrics").classification
+    matrix = metrics.confusion(labels, truth).sum(0)
+    accuracy = classification.MulticlassAccuracy(3, average="micro")(labels, truth)
+    jaccard = classification.MulticlassJaccardIndex(3, average="micro", ignore_index=BACKGROUND)(labels, truth)
+    assert float(metrics.pixel_accuracy(matrix)) == pytest.approx(float(accuracy), abs=1e-6)
+    assert float(metrics.iou(matrix)) == pytest.approx(float(jaccard), abs=1e-6)
+    per_class = classification.MulticlassJaccardIndex(3, average="none")(labels, truth)
+    assert metrics.class_iou(matrix).tolist() == pytest.approx(per_class.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "labels", "truth"), list(cases()), ids=[case[0] for case in cases()])
+def test_confusion_and_soft_iou_equal_loops(name, labels, truth):
+    pred = torch.randn(len(truth), 3, *truth.shape[-2:]).softmax(1)
+    expected, soft = torch.zeros(len(truth), 3, 3, dtype=torch.int64), []
+    for i in range(len(truth)):
+        intersection = union = 0.0
+        for y in range(truth.shape[2]):
+            for x in range(truth.shape[3]):
+                expected[i, truth[i, 0, y, x], labels[i, 0, y, x]] += 1
+                for c in range(3):
+                    p, g = float(pred[i, c, y, x]), float(truth[i, 0, y, x] == c)
+                    intersection += p * g
+                    union += p + g - p * g
+        soft.append((intersection + 0.001) / (union + 0.001))
+    assert torch.equal(metrics.confusion(labels, truth), expected)
+    assert metrics.soft_iou(pred, truth).tolist() == pytest.approx(soft, abs=1e-5)
+    assert float(metrics.IoUMetric(pred, truth)) == pytest.approx(sum(soft) / len(soft), abs=1e-5)
+
+
+def test_a_mask_worked_by_hand():
+    """16 pixels: 4 pet, 10 background, 2 border. Found: 3 pet right, one called background; one background
+    called pet; one border right, one called pet."""
+    truth = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1]])[None, None]
+    labels = torch.tensor([[0, 0, 0, 1], [0, 1, 1, 1], [2, 0, 1, 1], [1, 1, 1, 1]])[None, None]
+    matrix = metrics.confusion(labels, truth).sum(0)
+    assert matrix.tolist() == [[3, 1, 0], [1, 9, 0], [1, 0, 1]]
+    assert float(metrics.pixel_accuracy(matrix)) == pytest.approx(13 / 16)
+    assert float(metrics.iou(matrix)) == pytest.approx(4 / (2 * 6 - 4 - 1))  # C = 4, N = 6, M = 1
+    assert float(metrics.iou_old_torchmetrics(matrix)) == pytest.approx(4 / (2 * 6 - 4))
+    assert metrics.class_iou(matrix).tolist() == pytest.approx([3 / 6, 9 / 11, 1 / 2])
+    assert float(metrics.dice(matrix)) == pytest.approx((6 / 9 + 18 / 20 + 2 / 3) / 3)
+
+
+def test_the_two_warnings_of_the_docstrings():
+    background_called_pet = torch.tensor([[29, 0, 0], [59, 0, 0], [0, 0, 12]])
+    assert float(metrics.iou(background_called_pet)) == 1.0
+    assert float(metrics.pixel_accuracy(background_called_pet)) == pytest.approx(0.41)
+    missed = torch.tensor([[80, 20, 0], [0, 100, 0], [0, 0, 0]])
+    assert float(metrics.iou(missed)) == pytest.approx(0.8)
+    assert float(metrics.iou_old_torchmetrics(missed)) == pytest.approx(0.667, abs=5e-4)
+
+
+def test_the_loss_is_zero_for_the_truth_and_its_gradient_finds_it():
+    truth = torch.randint(0, 3, (2, 1, 8, 8))
+    perfect = torch.nn.functional.one_hot(truth[:, 0], 3).permute(0, 3, 1, 2).float()
+    assert float(metrics.IoULoss()(perfect, truth)) == pytest.approx(0, abs=1e-6)
+    logits = torch.zeros(2, 3, 8, 8, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        metrics.IoULoss(softmax=True)(logits, truth).backward()
+        optimizer.step()
+    assert torch.equal(logits.argmax(1, keepdim=True), truth)
+
+
+def test_data_set_figures_do_not_depend_on_batches_and_batch_means_do():
+    torch.manual_seed(3)
+    truth = torch.randint(0, 3, (37, 1, 8, 8)) * torch.randint(0, 2, (37, 1, 1, 1))
+    labels = torch.where(torch.rand(truth.shape) < 0.7, truth, 1)
+    matrices, soft = metrics.confusion(labels, truth), torch.rand(37)
+    forward, backward = metrics.summary(matrices, soft), metrics.summary(matrices.flip(0), soft.flip(0))
+    assert forward.pop("class_iou") == pytest.approx(backward.pop("class_iou"))
+    assert forward == pytest.approx(backward)
+    expected = [metrics.iou(matrices[i : i + 16].sum(0)) for i in (0, 16, 32)]
+    assert metrics.batch_mean(matrices, soft)["iou"] == pytest.approx(float(sum(expected) / 3))
+
+
+def test_pet_sizes_are_thirds_in_order():
+    matrices = torch.zeros(9, 3, 3, dtype=torch.int64)
+    matrices[:, BACKGROUND, BACKGROUND] = torch.arange(9, 0, -1) * 10
+    matrices[:, PET, BACKGROUND] = 100 - matrices[:, BACKGROUND, BACKGROUND]
+    thirds = metrics.by_pet_size(matrices)
+    assert [round(t["pet_share"], 2) for t in thirds.values()] == [0.2, 0.5, 0.8]
+    assert thirds["small"]["pixel_accuracy"] == pytest.approx(0.8)  # all background looks good on small pets
+    assert thirds["small"]["mean_iou"] == pytest.approx(0.8 / 3)
+
+
+def test_the_baseline_calls_everything_background():
+    truth = torch.randint(0, 3, (5, 1, 8, 8), dtype=torch.uint8)
+    matrices, soft = metrics.all_background(truth)
+    share = (truth == BACKGROUND).float().mean((1, 2, 3))
+    assert matrices[..., [PET, BORDER]].sum() == 0
+    assert metrics.pixel_accuracy(matrices).tolist() == pytest.approx(share.tolist())
+    assert soft.tolist() == pytest.approx((share / (2 - share)).tolist(), abs=1e-4)

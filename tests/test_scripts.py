@@ -1,0 +1,142 @@
+"""The scripts as a user runs them, on drawn pets; and training that is stopped and resumed."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+import settings
+import train
+from settings import UserError
+
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1")
+
+
+def test_train_then_test_end_to_end(script, tmp_path):
+    script("train.py", *QUICK, "EPOCHS=1,3", "VALIDATION_SHARE=0.25")
+    folder = tmp_path / "toy" / "default"
+    for network in ("segnet", "segnet_dsc"):
+        names = {path.name for path in (folder / network).iterdir()}
+        assert names == {"epoch_01.pt", "epoch_02.pt", "state.pt", "history.csv", "curves.png", "lock"}
+        rows = list(csv.DictReader((folder / network / "history.csv").open()))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert 0 < float(rows[1]["validation_pixel_accuracy"]) < 1
+    printed = script("test.py", *QUICK[:2])
+    assert "all_background" in printed
+    rows = [json.loads(line) for line in (tmp_path / "toy" / "results.jsonl").read_text().splitlines()]
+    assert [row["network"] for row in rows] == ["all_background", "segnet", "segnet_dsc"]
+    row = rows[2]
+    assert (row["data"], row["train_images"], row["test_images"], row["epochs"]) == ("toy", 36, 24, 2)
+    assert 0 < row["train_seconds"] < 100
+    assert row["command"].startswith("python train.py")
+    assert (folder / "segnet_dsc" / "examples.png").stat().st_size > 10_000
+    pytest.importorskip("torchmetrics")
+    script("test.py", *QUICK[:2], "NETWORKS=segnet_dsc", "USE_TORCHMETRICS=True")
+    other = json.loads((tmp_path / "toy" / "results.jsonl").read_text().splitlines()[-1])
+    for name in ("pixel_accuracy", "iou"):
+        assert other[name] == pytest.approx(row[name], abs=1e-6)
+
+
+def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(script, tmp_path):
+    """And another seed does not."""
+    constants = (*QUICK, "NETWORKS=segnet_dsc", "VALIDATION_SHARE=0.0")
+    script("train.py", *constants, "RUN=whole", "EPOCHS=1,5")
+    script("train.py", *constants, "RUN=seed", "EPOCHS=1,5", "SEED=1")
+    folder = tmp_path / "toy/parts/segnet_dsc"
+    command = [sys.executable, ROOT / "train.py", *constants, "RUN=parts", "EPOCHS=1,5", f"OUTPUTS={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (folder / "state.pt").exists() and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert not (folder / "epoch_04.pt").exists()
+    printed = script("train.py", *constants, "RUN=parts", "EPOCHS=1,5")
+    assert "going on after epoch" in printed
+    whole, parts, seed = (
+        torch.load(tmp_path / f"toy/{run}/segnet_dsc/epoch_04.pt", weights_only=True)["weights"]
+        for run in ("whole", "parts", "seed")
+    )
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert not all(torch.equal(whole[key], seed[key]) for key in whole)
+
+
+def test_mistakes_are_one_line(script, tmp_path):
+    assert "EPOCHS" in script("train.py", "EPOCH=3", fails=True)
+    assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
+    assert "train first" in script("test.py", "DATASET=toy", fails=True)
+    assert "no network is called" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
+    assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
+    script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,2")
+    message = script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,3", "LEARNING_RATE=0.1", fails=True)
+    assert "LEARNING_RATE=0.004" in message and "RUN" in message
+    assert "is of 'segnet_dsc'" in script(
+        "test.py", *QUICK[:2], "NETWORKS=segnet",
+        f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt", fails=True,
+    )  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epochs_before(script, tmp_path):
+    constants = (*QUICK, "NETWORKS=segnet_dsc")
+    script("train.py", *constants, "EPOCHS=1,2")
+    message = script("train.py", *constants, "EPOCHS=2,9", "LEARNING_RATE=1e6", fails=True)
+    assert re.search(r"not finite in epoch \d+, step \d+", message)
+    newest = max((tmp_path / "toy/default/segnet_dsc").glob("epoch_*.pt"))
+    weights = torch.load(newest, weights_only=True)["weights"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_constants_keep_their_type():
+    assert settings.parse("A", "1,6", (1, 2)) == (1, 6)
+    assert settings.parse("A", "segnet", ("a", "b")) == ("segnet",)
+    assert settings.parse("A", "1e-3", 1.0) == 0.001
+    assert settings.parse("A", "2", 1.0) == 2.0
+    assert settings.parse("A", "2", "text") == "2"
+    for text, default in (("1.5", 1), ("yes", True), ("1", True), ("x,1", (1, 2))):
+        with pytest.raises(UserError):
+            settings.parse("A", text, default)
+
+
+def test_every_script_offers_every_constant_of_its_own(script):
+    for name in ("train.py", "test.py", "fetch_oxford_iiit_pets.py"):
+        message = script(name, "NO_SUCH_CONSTANT_AT_ALL=1", fails=True)
+        assert "no such constant" in message
+        assert len(message) < 900
+
+
+def test_parts_for_choosing_are_fixed_stratified_and_nested():
+    pairs = [type("Pair", (), {"breed": i % 37, "name": str(i)}) for i in range(1850)]
+    split = train.pets.Split(torch.arange(1850), torch.arange(1850), pairs)
+    whole, validation = train.divide(split, 0.1, 1.0)
+    third, same = train.divide(split, 0.1, 1 / 3)
+    assert len(validation.pairs) == 185
+    assert {sum(p.breed == b for p in validation.pairs) for b in range(37)} == {5}
+    assert {sum(p.breed == b for p in third.pairs) for b in range(37)} == {15}
+    names = [{p.name for p in part.pairs} for part in (whole, validation, third, same)]
+    assert not names[0] & names[1]
+    assert names[2] < names[0]
+    assert names[1] == names[3]
+    everything, nothing = train.divide(split, 0.0, 1.0)
+    assert (len(everything.pairs), len(nothing.pairs)) == (1850, 0)
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "trapezoid", "poly", "step"])
+def test_schedules_start_within_and_end_low(monkeypatch, schedule):
+    monkeypatch.setattr(train, "SCHEDULE", schedule)
+    rates = [train.rate_at(i / 1000, 1) for i in range(1000)]
+    assert min(rates) > 0 and max(rates) <= 1
+    assert max(rates) > 0.99
+    assert schedule == "step" or rates[-1] < 0.01
+    assert train.rate_at(0.0, 8) == 0.7 or schedule != "step"
+
+
+def test_nothing_imports_the_scripts():
+    for path in ROOT.glob("*.py"):
+        text = path.read_text()
+        assert "import train" not in text and "from train" not in text, path
+        assert "import test" not in text.replace("import tests", ""), path

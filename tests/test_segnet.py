@@ -1,0 +1,123 @@
+"""The networks against the original's published sizes and names, and against a SegNet of PyTorch's own layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from checkpoints import load_network
+from segnet import NETWORKS, ImageSegmentation, ImageSegmentationDSC, count_parameters
+from settings import UserError
+
+
+class Notebook(nn.Module):
+    """SegNet as the original notebook wrote it: built-in pooling, indices of 64 bits; and its parameter names."""
+
+    def __init__(self, separable: bool) -> None:
+        super().__init__()
+        down = [(3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512)]
+        up = [(64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256)]
+        widths = {f"dc{i}": w for i, w in enumerate(down, 1)} | {f"uc{i}": w for i, w in enumerate(up, 1)}
+        self.bn_input = nn.BatchNorm2d(3)
+        for name, block in widths.items():
+            layers = []
+            for i, o in zip(block, block[1:]):
+                conv = nn.Conv2d(i, o, 3, padding=1, bias=False)
+                if separable:
+                    conv = nn.Sequential()
+                    conv.add_module("depthwise", nn.Conv2d(i, i, 3, padding=1, groups=i, bias=False))
+                    conv.add_module("pointwise", nn.Conv2d(i, o, 1, bias=False))
+                layers += [conv, nn.BatchNorm2d(o), nn.ReLU()]
+            block = nn.Module()
+            block.seq = nn.Sequential(*layers)
+            self.add_module(name, block)
+
+    def forward(self, x):
+        x, saved = self.bn_input(x), []
+        for name in ("dc1", "dc2", "dc3", "dc4"):
+            x = self.get_submodule(name).seq(x)
+            pooled, indices = nn.functional.max_pool2d(x, 2, return_indices=True)
+            saved.append((indices, x.shape[-2:]))
+            x = pooled
+        for name in ("uc4", "uc3", "uc2", "uc1"):
+            indices, size = saved.pop()
+            x = self.get_submodule(name).seq(nn.functional.max_unpool2d(x, indices, 2, output_size=size))
+        return x
+
+
+@pytest.mark.parametrize(("network", "published"), [("segnet", 15_274_892), ("segnet_dsc", 1_749_671)])
+def test_parameters_are_as_many_as_published(network, published):
+    assert count_parameters(NETWORKS[network](head="original")) == published
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_notebook_checkpoint_gives_the_notebooks_logits_and_gradients(network, tmp_path):
+    torch.manual_seed(0)
+    notebook = Notebook(network == "segnet_dsc").train()
+    torch.save(notebook.state_dict(), tmp_path / "notebook.pt")
+    ours, about = load_network(tmp_path / "notebook.pt", network)  # loads strictly
+    assert about["head"] == "original"
+    x = torch.rand(4, 3, 50, 37)
+    expected, found = notebook(x), ours.train()(x)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    for (name, p), (_, q) in zip(notebook.named_parameters(), ours.named_parameters()):
+        assert torch.allclose(p.grad, q.grad, atol=1e-3 * max(1.0, p.grad.abs().max())), name
+
+
+@pytest.mark.parametrize(("stages", "smallest"), [(4, 16), (5, 32)])
+def test_any_size_from_the_smallest(stages, smallest):
+    network = ImageSegmentationDSC(stages=stages).eval()
+    for height, width in ((smallest, smallest), (smallest + 1, 2 * smallest - 1), (45, 70)):
+        assert network(torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
+    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} px"):
+        network(torch.rand(1, 3, smallest - 1, 64))
+
+
+def test_heads_differ_in_sign_only_where_they_should():
+    x = torch.rand(2, 3, 32, 32)
+    assert ImageSegmentation(head="original")(x).min() >= 0
+    assert ImageSegmentation(head="linear")(x).min() < 0
+
+
+def test_the_decoder_is_given_nothing_but_places():
+    """Another encoder map with the same places and the same bottleneck gives the same logits."""
+    network = ImageSegmentationDSC().eval()
+    seen = []
+    network.uc1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network(torch.rand(1, 3, 32, 32))
+    assert (seen[0] != 0).float().mean() <= 0.25  # one pixel of each window, the rest zero
+
+
+@pytest.mark.parametrize("wrong", [{"head": "round"}, {"stages": 3}, {"kernel_size": 2}])
+def test_shapes_that_there_are_not(wrong):
+    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+        ImageSegmentation(**wrong)
+
+
+def test_wrong_checkpoints_are_refused_with_the_reason(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    state = ImageSegmentationDSC().state_dict()
+    about = {"network": "segnet_dsc", "head": "linear", "kernel_size": 3, "stages": 4}
+    files = {
+        "code": ({**about, "weights": Code()}, "could run code"),
+        "other": ({**about, "network": "segnet", "weights": state}, "is of 'segnet'"),
+        "head": ({**about, "head": "original", "weights": state}, "does not fit"),
+        "key": ({**about, "weights": {k: v for k, v in state.items() if k != "bn_input.weight"}}, "bn_input.weight"),
+        "tensor": (torch.zeros(3), "not the weights of a network"),
+    }
+    for name, (content, reason) in files.items():
+        torch.save(content, tmp_path / name)
+        with pytest.raises(UserError, match=reason):
+            load_network(tmp_path / name, "segnet_dsc")
+    assert not (tmp_path / "ran").exists()
+    torch.save({**about, "weights": state}, tmp_path / "cut")
+    whole = (tmp_path / "cut").read_bytes()
+    for share in (0, 0.1, 0.5, 0.999):
+        (tmp_path / "cut").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match="damaged"):
+            load_network(tmp_path / "cut", "segnet_dsc")
