@@ -42,7 +42,7 @@ SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
 BATCH_SIZE = 32  # photographs a step
-LOSS = "ce"  # cross-entropy, or "iou": -log of the soft IoU
+LOSS = "ce"  # cross-entropy; "iou": -log of the soft IoU; "ce+iou": their sum
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 4e-3  # the largest of the schedule
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
@@ -177,9 +177,12 @@ def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
     """logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long"""
     if LOSS == "ce":
         return F.cross_entropy(logits, trimaps[:, 0])
+    iou = metrics.IoULoss(softmax=True)
     if LOSS == "iou":
-        return -metrics.IoUMetric(logits, trimaps, softmax=True).log()
-    raise UserError(f'LOSS is "ce" or "iou", not {LOSS!r}')
+        return iou(logits, trimaps)
+    if LOSS == "ce+iou":
+        return F.cross_entropy(logits, trimaps[:, 0]) + iou(logits, trimaps)
+    raise UserError(f'LOSS is "ce", "iou" or "ce+iou", not {LOSS!r}')
 
 
 def batches(split: pets.Split, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,9 @@ class Notebook(nn.Module):
         super().__init__()
         down = [(3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512)]
         up = [(64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256)]
-        widths = {f"dc{i}": w for i, w in enumerate(down, 1)} | {f"uc{i}": w for i, w in enumerate(up, 1)}
+        widths = {f"dc{i}": w for i, w in enumerate(down, 1)} | {
+            f"uc{i}": w for i, w in reversed(list(enumerate(up, 1)))
+        }
         self.bn_input = nn.BatchNorm2d(3)
         for name, block in widths.items():
             layers = []
