@@ -7,12 +7,14 @@ import matplotlib as mpl
 mpl.use("Agg")  # draws into files; needs no screen
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
 from files import write_atomically
+from pooling import max_pool, max_unpool
 from trimap import CLASSES, COLOURS
 
 CLASS_COLOURS = ListedColormap(COLOURS)
@@ -102,4 +104,69 @@ def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES)
     axes.set(xlabel="prediction", ylabel="truth", title=title)
+    save(figure, path)
+
+
+def save_benchmark(path: Path, result: dict) -> None:
+    """Bars of the original against ours: training step, inference, peak memory; and what a decoder is handed."""
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+    panels = {
+        "training step, ms a photograph": result["train_step_ms"],
+        "inference, ms a photograph": result["inference_ms"],
+        "peak memory of training, MiB": result["peak_memory_mib"]["train"],
+    }
+    colours = {"original": "#8d99ae", "ours_float32": "#f4a259", "ours": "#bc4b51"}
+    for axis, (title, by_network) in zip(axes, panels.items()):
+        for i, (way, colour) in enumerate(colours.items()):
+            values = [by_way[way] for by_way in by_network.values()]
+            bars = axis.bar(
+                [x + 0.27 * i for x in range(len(values))], values, 0.25, color=colour, label=way.replace("_", ", ")
+            )
+            axis.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7)
+        axis.set_xticks([x + 0.27 for x in range(len(by_network))], list(by_network))
+        axis.set_title(title, fontsize=9)
+    axes[0].legend(frameon=False, fontsize=8)
+    names = {
+        "unet": "U-Net,\nwhole maps",
+        "segnet_builtin": "SegNet,\n64-bit indices",
+        "segnet": "SegNet here,\n2 bits",
+    }
+    values = [result["kept_bytes_per_image"][name] / 1024 for name in names]
+    bars = axes[3].bar(list(names.values()), values, color=("#3b5b7a", "#8d99ae", "#bc4b51"))
+    axes[3].bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7)
+    axes[3].tick_params(axis="x", labelsize=7)
+    axes[3].set_title("handed to the decoder, KiB a photograph", fontsize=9)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def save_pooling(path: Path) -> None:
+    """What passes from encoder to decoder, on a map of 4x4: the values pooled, their places, the map unpooled."""
+    x = torch.tensor([[0.1, 0.4, 0.0, 0.2], [0.9, 0.3, 0.5, 0.1], [0.2, 0.0, 0.3, 0.7], [0.1, 0.6, 0.2, 0.4]])
+    values, places = max_pool(x[None, None])
+    unpooled = max_unpool(values, places, (4, 4))[0, 0]
+    codes = (places[0, 0] & 3).tolist()  # one channel: the byte's two lowest bits
+    figure, axes = plt.subplots(1, 4, figsize=(9, 2.7), layout="constrained")
+    panels = {
+        "a map of the encoder": x,
+        "pooled: what goes on down": values[0, 0],
+        "places: what the decoder gets": torch.zeros(2, 2),
+        "unpooled in the decoder": unpooled,
+    }
+    for axis, (title, numbers) in zip(axes, panels.items()):
+        is_places = title.startswith("places")
+        axis.imshow(numbers.numpy(), cmap="YlOrBr", vmin=0, vmax=1.6)
+        for (i, j), value in np.ndenumerate(numbers.numpy()):
+            text = f"{codes[i][j]:02b}" if is_places else f"{value:.1f}" if value or axis is axes[0] else "0"
+            axis.text(j, i, text, ha="center", va="center", weight="bold" if is_places else "normal")
+        side = len(numbers)
+        axis.set(title=title, xticks=[n - 0.5 for n in range(side + 1)], yticks=[n - 0.5 for n in range(side + 1)])
+        axis.title.set_fontsize(9)
+        axis.grid(color="white", linewidth=1)
+        axis.tick_params(length=0, labelbottom=False, labelleft=False)
+    for axis in (axes[0], axes[3]):
+        for edge in (-0.5, 1.5, 3.5):
+            axis.axhline(edge, color="#3b5b7a")
+            axis.axvline(edge, color="#3b5b7a")
     save(figure, path)

@@ -8,6 +8,7 @@ leaves a line, good or bad. The test split is never read.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from settings import UserError
 
 DATA_ROOT = "."  # holds oxford-iiit-pet
 SEEDS = (0,)  # each setting is trained once with each
+RUN = "study"  # the folder in outputs/ of the run in progress
 STUDY = "outputs/published/study.jsonl"  # a line a run
 
 # What all runs share, and what each changes; NAME=VALUE as train.py takes them.
@@ -59,16 +61,16 @@ def main() -> None:
 def try_setting(setting: str, seed: int) -> dict[str, object]:
     """Trains once; returns the last epoch's figures on the validation tenth and what led to them."""
     changed = setting.split()
-    names = {argument.partition("=")[0] for argument in changed}
-    kept = [argument for argument in BASE.split() if argument.partition("=")[0] not in names]
-    run = f"study/{'_'.join(changed) or 'base'}_SEED={seed}".replace("/", "_").replace("study_", "study/", 1)
-    command = ["python", "train.py", *kept, *changed, f"SEED={seed}", f"RUN={run}", f"DATA_ROOT={DATA_ROOT}"]
+    changed_names = {argument.partition("=")[0] for argument in changed}
+    kept = [argument for argument in BASE.split() if argument.partition("=")[0] not in changed_names]
+    command = ["python", "train.py", *kept, *changed, f"SEED={seed}", f"RUN={RUN}", f"DATA_ROOT={DATA_ROOT}"]
+    shutil.rmtree(Path("outputs", RUN), ignore_errors=True)
     start = time.perf_counter()
     result = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
     if result.returncode:
         raise UserError(f"{' '.join(command)}: {result.stderr.strip().splitlines()[-1]}")
-    seconds = time.perf_counter() - start
-    names, *rows = (line.split(",") for line in Path("outputs", run, "segnet_dsc/history.csv").read_text().splitlines())
+    names, *rows = (line.split(",") for line in Path("outputs", RUN, "segnet_dsc/history.csv").read_text().splitlines())
     figures = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
     return {"setting": setting, "base": BASE, "seed": seed, **figures, "seconds": round(seconds, 1),
             "commit": machine.commit(), "machine": machine.name()}  # fmt: skip

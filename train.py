@@ -201,20 +201,14 @@ def train_epoch(
     network.train()
     first, end = EPOCHS
     steps = max(1, len(split.images) // BATCH_SIZE)
-    dtype, device = machine.precision(PRECISION), machine.device()
-    losses = torch.zeros(steps, device=device)
+    dtype = machine.precision(PRECISION)
+    losses = torch.zeros(steps, device=machine.device())
     with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="photo", leave=False) as bar:
         for step, (images, trimaps) in enumerate(batches(split, random)):
             progress = (epoch - first + step / steps) / (end - first)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * rate_at(progress, epoch)
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                logits = network(images)
-            loss = loss_of(logits.float(), trimaps)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses[step] = loss.detach()
+            losses[step] = train_step(network, optimizer, images, trimaps, dtype)
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses, epoch):.3f}")
             bar.update(len(images))
@@ -222,6 +216,19 @@ def train_epoch(
         losses[-1] = math.nan  # the last step spoilt the weights
         check_finite(losses, epoch)
     return float(losses.mean())
+
+
+def train_step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, trimaps: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """One step on a batch: images (B, 3, H, W) in [0, 1], trimaps (B, 1, H, W), long. Returns its loss."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        logits = network(images)  # (B, 3, H, W)
+    loss = loss_of(logits.float(), trimaps)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def check_finite(losses: Tensor, epoch: int) -> float:

@@ -1,0 +1,271 @@
+"""Measures the original's way of training SegNet against this project's, on the machine at hand.
+
+    python benchmark.py                          on the data in DATA_ROOT; a few minutes, with the machine to itself
+    python benchmark.py DATASET=toy REPEATS=1    a look at how it works
+
+The two ways take turns, each in a process of its own, and medians are compared: machines drift. The original:
+every photograph decoded every epoch, float32, contiguous maps, built-in pooling, plain Adam.
+"""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import transforms
+from torchvision.datasets import OxfordIIITPet
+
+import fetch_oxford_iiit_pets as pets
+import figures
+import machine
+import settings
+import train
+from evaluate import as_input
+from files import write_atomically
+from pooling import max_pool
+from segnet import NETWORKS, ImageSegmentation
+
+# What is measured
+BATCH_SIZE = 16  # photographs a step, the original's
+REPEATS = 5  # turns of each way, after two that are not counted
+PHOTOGRAPHS = 64  # in a turn of the data path
+WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
+
+# Outputs
+JSON = "outputs/published/benchmark.json"
+PICTURE = "outputs/published/benchmark.png"
+
+
+def main() -> None:
+    machine.set_up(train.THREADS)
+    pets.load("trainval")  # makes the cache, so that nobody waits for it below
+    result: dict[str, object] = {**machine.about(), "threads": torch.get_num_threads(), "data": pets.data_name(),
+                                 "precision": str(machine.precision("auto")).removeprefix("torch."),
+                                 "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS,
+                                 "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}  # fmt: skip
+    result["matrix_product_gflops"] = {t: matrix_product(getattr(torch, t)) for t in ("float32", "bfloat16")}
+    peak: dict[str, object] = {}
+    for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):
+        result[key], result[f"{key}_fastest"], peak[kind] = {}, {}, {}
+        for network in NETWORKS:
+            turns, memory = take_turns(kind, network)
+            per_photograph = {way: [1000 * s / BATCH_SIZE for s in seconds] for way, seconds in turns.items()}
+            result[key][network] = {way: statistics.median(ms) for way, ms in per_photograph.items()}
+            result[f"{key}_fastest"][network] = {way: min(ms) for way, ms in per_photograph.items()}
+            peak[kind][network] = memory
+            print(kind, network, ", ".join(f"{w} {ms:.1f} ms" for w, ms in result[key][network].items()), flush=True)
+    turns, _ = take_turns("data", "segnet")
+    result["data_images_per_second"] = {way: PHOTOGRAPHS / statistics.median(s) for way, s in turns.items()}
+    result["peak_memory_mib"] = peak
+    result["kept_bytes_per_image"] = kept_bytes()
+    result["step_gflop_per_image"] = {network: step_gflop(network) for network in NETWORKS}
+    result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
+    write(result)
+
+
+def take_turns(kind: str, network: str) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each turn and peak memory in MiB, both by way."""
+    spawn = multiprocessing.get_context("spawn")
+    constants = {name: getattr(pets, name) for name in ("DATASET", "DATA_ROOT", "OUTPUTS", "IMAGE_SIZE")}
+    workers = {}
+    for way in WAYS if kind != "data" else WAYS[:2]:
+        here, there = spawn.Pipe()
+        spawn.Process(target=work, args=(kind, network, way, constants, there), daemon=True).start()
+        workers[way] = here
+    seconds: dict[str, list[float]] = {way: [] for way in workers}
+    for turn in range(2 + REPEATS):
+        for way, pipe in workers.items():
+            pipe.send("go")
+            if turn >= 2:
+                seconds[way].append(pipe.recv())
+            else:
+                pipe.recv()
+    peaks = {}
+    for way, pipe in workers.items():
+        pipe.send("stop")
+        peaks[way] = pipe.recv()
+    return seconds, peaks
+
+
+def work(kind: str, network: str, way: str, constants: dict[str, object], pipe: Connection) -> None:
+    """A process that takes its turn when it is told to; its last answer is its peak memory in MiB."""
+    for name, value in constants.items():
+        setattr(pets, name, value)
+    if way != "original":
+        machine.set_up(train.THREADS)
+    turn = {"train": training, "infer": inference, "data": data_path}[kind](network, way)
+    while pipe.recv() == "go":
+        start = time.perf_counter()
+        turn()
+        pipe.send(time.perf_counter() - start)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+
+
+def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Tensor]:
+    """A network, its precision, and a batch."""
+    torch.manual_seed(0)
+    layout = torch.contiguous_format if way == "original" else torch.channels_last
+    net = Original(NETWORKS[network](head="original")) if way == "original" else NETWORKS[network]()
+    images = torch.rand(BATCH_SIZE, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
+    trimaps = torch.randint(0, 3, (BATCH_SIZE, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
+    dtype = machine.precision("auto" if way == "ours" else "float32")
+    device = machine.device()
+    return net.to(device, memory_format=layout), dtype, images.to(device, memory_format=layout), trimaps.to(device)
+
+
+def training(network: str, way: str) -> Callable[[], object]:
+    net, dtype, images, trimaps = prepared(network, way)
+    adam = torch.optim.Adam(net.parameters(), 1e-3)
+    optimizer = adam if way == "original" else train.make_optimizer(net)
+    return lambda: train.train_step(net, optimizer, images, trimaps, dtype).item()
+
+
+def inference(network: str, way: str) -> Callable[[], object]:
+    net, dtype, images, _ = prepared(network, way)
+    net.eval()
+
+    @torch.inference_mode()
+    def turn() -> Tensor:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            return net(images).argmax(1).cpu()
+
+    return turn
+
+
+class Original(nn.Module):
+    """A network with built-in pooling, whose indices take 8 bytes a window, and ReLUs that make new maps."""
+
+    def __init__(self, network: ImageSegmentation) -> None:
+        super().__init__()
+        self.network = network
+        for module in network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, kept = self.network.bn_input(x), []
+        for i in range(1, self.network.stages + 1):
+            x = self.network.get_submodule(f"dc{i}")(x)
+            size = x.shape[-2:]
+            x, indices = F.max_pool2d(x, 2, return_indices=True)
+            kept.append((indices, size))
+        for i in range(self.network.stages, 0, -1):
+            indices, size = kept.pop()
+            x = self.network.get_submodule(f"uc{i}")(F.max_unpool2d(x, indices, 2, output_size=size))
+        return x
+
+
+def data_path(_: str, way: str) -> Callable[[], object]:
+    """A turn prepares PHOTOGRAPHS augmented photographs for training."""
+    if way != "original":
+        split, random = pets.load("trainval"), torch.Generator().manual_seed(0)
+        every = train.batches(split, random)
+
+        def ours() -> None:
+            nonlocal every
+            for _ in range(PHOTOGRAPHS // train.BATCH_SIZE):
+                batch = next(every, None)
+                if batch is None:
+                    every = train.batches(split, random)
+
+        return ours
+    photographs = OxfordIIITPet(pets.data_folder().parent, "trainval", target_types="segmentation")
+    nearest = transforms.InterpolationMode.NEAREST
+    resize = transforms.Resize((pets.IMAGE_SIZE, pets.IMAGE_SIZE), interpolation=nearest)
+    both = transforms.Compose([resize, transforms.RandomHorizontalFlip()])
+    jitter, to_tensor = transforms.ColorJitter(0.3, 0.3, 0.3), transforms.ToTensor()
+
+    def item(i: int) -> tuple[Tensor, Tensor]:
+        image, trimap = photographs[i]
+        moved = both(torch.cat([to_tensor(image), to_tensor(trimap)]))
+        return jitter(moved[:3]), (moved[3:] * 255).long() - 1
+
+    def original() -> None:
+        chosen = torch.randint(0, len(photographs), (PHOTOGRAPHS,)).tolist()
+        for start in range(0, PHOTOGRAPHS, BATCH_SIZE):
+            torch.utils.data.default_collate([item(i) for i in chosen[start : start + BATCH_SIZE]])
+
+    return original
+
+
+def kept_bytes() -> dict[str, int]:
+    """Bytes that an encoder hands to its decoder for a photograph: indices, our places, or a U-Net's whole maps."""
+    kept = {"segnet_builtin": 0, "segnet": 0, "unet": 0}
+    x = as_input(
+        torch.randint(0, 256, (1, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE), dtype=torch.uint8), torch.device("cpu")
+    )
+    network = ImageSegmentation().eval()
+    with torch.inference_mode():
+        for i in range(1, network.stages + 1):
+            x = network.get_submodule(f"dc{i}")(x)
+            kept["unet"] += x.nbytes
+            kept["segnet_builtin"] += F.max_pool2d(x, 2, return_indices=True)[1].nbytes
+            x, places = max_pool(x)
+            kept["segnet"] += places.nbytes
+    return kept
+
+
+def step_gflop(network: str) -> float:
+    """Multiplications and additions of convolutions in a training step of one photograph, counted by PyTorch."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = NETWORKS[network]()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.rand(1, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)).sum().backward()
+    return counter.get_total_flops() / 1e9
+
+
+def matrix_product(dtype: torch.dtype, side: int = 4096) -> float:
+    """GFLOP/s of a square matrix product: the machine's practical ceiling."""
+    a, b = (torch.randn(side, side, device=machine.device()).to(dtype) for _ in range(2))
+
+    def once() -> float:
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()
+        return time.perf_counter() - start
+
+    once()
+    return 2 * side**3 / statistics.median(once() for _ in range(3)) / 1e9
+
+
+def start_to_first_step() -> float:
+    """Seconds from `python train.py` to the end of its first step, with the cache made."""
+    data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS", "IMAGE_SIZE")]
+    command = [sys.executable, "train.py", *data, "RUN=benchmark", "NETWORKS=segnet_dsc"]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        printed = b""
+        while b"loss=" not in printed:  # the progress bar's first word of a loss
+            byte = os.read(process.stderr.fileno(), 4096)
+            if not byte:
+                raise settings.UserError(f"train.py ended before its first step: {printed.decode()[-300:]}")
+            printed += byte
+        seconds = time.perf_counter() - start
+        process.kill()
+    shutil.rmtree(pets.outputs_folder() / "benchmark", ignore_errors=True)
+    return seconds
+
+
+def write(result: dict[str, object]) -> None:
+    path = Path(JSON)
+    old = json.loads(path.read_text()) if path.exists() else {}
+    kept = {"time_to_quality_seconds": old["time_to_quality_seconds"]} if "time_to_quality_seconds" in old else {}
+    write_atomically(path, lambda part: part.write_text(json.dumps(result | kept, indent=1) + "\n"))
+    figures.save_benchmark(Path(PICTURE), result)
+    figures.save_pooling(path.with_name("pooling.png"))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    settings.run(main, pets)
