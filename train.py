@@ -55,17 +55,33 @@ THREADS = 0  # 0: one a core
 PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
 CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
 
-SHAPE = ("HEAD", "KERNEL_SIZE", "STAGES")  # constants that never change within a run
-ANY_TIME = ("NETWORKS", "RUN", "CHECK_EVERY", "ANY_TIME", "SHAPE")  # constants that may differ when a run is resumed
+# Which of these may differ when a run is resumed
+SHAPE = frozenset({"HEAD", "KERNEL_SIZE", "STAGES"})  # never
+ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    check_constants()
     machine.set_up(THREADS)
     split = pets.load("trainval")
     train_set, validation_set = divide(split, VALIDATION_SHARE, TRAIN_SHARE)
-    for network in NETWORKS:
-        train_network(network, train_set, validation_set)
+    try:
+        for network in NETWORKS:
+            train_network(network, train_set, validation_set)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on after the newest complete epoch")
+
+
+def check_constants() -> None:
+    """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
+    if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
+        raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
+    smallest = 2**STAGES
+    if min(*SIZES, pets.IMAGE_SIZE) < smallest:
+        raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
+    if BATCH_SIZE < 1 or not 0 <= VALIDATION_SHARE < 1 or not 0 < TRAIN_SHARE <= 1:
+        raise UserError("BATCH_SIZE is at least 1, VALIDATION_SHARE in [0, 1), TRAIN_SHARE in (0, 1]")
 
 
 def divide(split: pets.Split, validation_share: float, train_share: float) -> tuple[pets.Split, pets.Split]:

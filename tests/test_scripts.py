@@ -69,6 +69,8 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(script, 
 def test_mistakes_are_one_line(script, tmp_path):
     assert "EPOCHS" in script("train.py", "EPOCH=3", fails=True)
     assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
+    assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
+    assert "at least 16 px" in script("train.py", "SIZES=64,8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "no network is called" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
