@@ -137,10 +137,17 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
         cases.append(
             {"image": split.images[i] / 255, "truth": split.trimaps[i], "prediction": prediction, "label": label}
         )
-    folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
-    figures.save_examples(folder / "examples.png", cases, f"{name}: {EXAMPLES} typical cases, and the {EXAMPLES} worst")
-    figures.save_confusion(folder / "confusion.png", matrices.sum(0), f"{name}, shares of the true class")
-    print(f"drawn: {folder / 'examples.png'}, {folder / 'confusion.png'}")
+    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
+    if PUBLISH:
+        folder, prefix = published_folder(), f"{RUN}_{name}_"
+    paths = folder / f"{prefix}examples.png", folder / f"{prefix}confusion.png"
+    figures.save_examples(paths[0], cases, f"{name}: {EXAMPLES} typical cases, and the {EXAMPLES} worst")
+    figures.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
+    print(f"drawn: {paths[0]}, {paths[1]}")
+
+
+def published_folder() -> Path:
+    return pets.outputs_folder() / "published"
 
 
 def print_table(rows: list[dict]) -> None:
@@ -156,7 +163,7 @@ def print_table(rows: list[dict]) -> None:
 
 def record(row: dict[str, object]) -> None:
     """Adds a row to results.jsonl. Raises UserError if that run's row is published already."""
-    folder = pets.outputs_folder() / "published" if PUBLISH else pets.outputs_folder()
+    folder = published_folder() if PUBLISH else pets.outputs_folder()
     path = folder / "results.jsonl"
     if PUBLISH and path.exists():
         same = ("run", "network", "data", "epochs")
