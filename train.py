@@ -2,7 +2,7 @@
 
 python train.py                           both networks, five epochs
 python train.py DATASET=toy               on drawn pets, in a minute, without the download
-python train.py EPOCHS=1,3 LOSS=iou RUN=iou       any constant, for one run
+python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 """
 
 import math
@@ -41,10 +41,10 @@ SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to 
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
-BATCH_SIZE = 32  # photographs a step
-LOSS = "ce"  # cross-entropy; "iou": -log of the soft IoU; "ce+iou": their sum
+BATCH_SIZE = 8  # photographs a step
+LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
 OPTIMIZER = "adamw"  # or "adam"
-LEARNING_RATE = 4e-3  # the largest of the schedule
+LEARNING_RATE = 2e-3  # the largest of the schedule
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
 SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
