@@ -133,15 +133,22 @@ def write_history(folder: Path, history: list[dict[str, object]]) -> None:
 
 
 def lock(folder: Path) -> TextIO:
-    """Takes the folder for this process until it ends. Raises UserError if another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "lock", "w")  # noqa: SIM115 - held open: the lock goes with it, however the process ends
+    """Takes the folder for this process until it ends, and clears it of files that a killed one left half-written.
+
+    Raises UserError if another process has it, or if nothing can be written there.
+    """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "w")  # noqa: SIM115 - the lock lasts as long as the file is open
         import fcntl
     except ImportError:  # Windows
         return file
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to: {error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
+    for part in folder.glob(".*.part*"):
+        part.unlink()
     return file

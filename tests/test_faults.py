@@ -1,0 +1,168 @@
+"""Training that is killed, stopped, started twice, or out of space: what must be left, and what must be said."""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+import machine
+from checkpoints import load_file
+from files import append_line, write_atomically
+from settings import UserError
+
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start("RUN=a", ...) -> train.py running on drawn pets, outputs in tmp_path."""
+    processes = []
+
+    def run(*constants, **options):
+        command = [sys.executable, str(ROOT / "train.py"), f"OUTPUTS={tmp_path}", *QUICK, *constants]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, **pipes, **options))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def weights(folder, epoch):
+    return load_file(folder / f"epoch_{epoch:02d}.pt")["weights"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def kill_often(start, folder, kills):
+    """Kills training `kills` times at random moments; returns how many epochs or files were lost by that."""
+    moments, lost, run, killed, newest = random.Random(0), 0, 0, 0, 0
+    begin = time.monotonic()
+    assert start("RUN=whole", "EPOCHS=1,7").wait() == 0
+    duration = time.monotonic() - begin
+    expected = weights(folder / "whole/segnet_dsc", 6)
+    while killed < kills:
+        process = start(f"RUN=killed{run}", "EPOCHS=1,7")
+        try:
+            process.wait(moments.uniform(0.3, 1.0) * duration)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        files = folder / f"killed{run}" / "segnet_dsc"
+        readable = [load_file(path) for path in files.glob("[!.]*.pt")]  # raises at one that is not
+        epochs = len(list(files.glob("epoch_*.pt")))
+        lost += epochs < newest or len(readable) < epochs
+        newest = epochs
+        if process.returncode == 0:
+            lost += not same(weights(files, 6), expected)
+            run, newest = run + 1, 0
+    assert start(f"RUN=killed{run}", "EPOCHS=1,7").wait() == 0
+    files = folder / f"killed{run}" / "segnet_dsc"
+    lost += not same(weights(files, 6), expected)
+    assert not list(files.glob(".*"))  # what a killed run left half-written is gone
+    return lost
+
+
+def test_killed_eight_times_nothing_is_lost_and_the_weights_are_the_same(start, tmp_path):
+    assert kill_often(start, tmp_path / "toy", 8) == 0
+
+
+@pytest.mark.many_kills
+def test_killed_fifty_times(start, tmp_path):
+    lost = kill_often(start, tmp_path / "toy", 50)
+    line = {"kills": 50, "lost": lost, **machine.about(), "command": "python -m pytest -m many_kills"}
+    append_line(ROOT / "outputs/published/kills.jsonl", json.dumps(line))
+    assert lost == 0
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_once_and_says_how_to_go_on(start, tmp_path, kind):
+    process = start("EPOCHS=1,500")
+    wait_for(tmp_path / "toy/default/segnet_dsc/state.pt", process)
+    begin = time.monotonic()
+    process.send_signal(kind)
+    _, said = process.communicate()
+    assert time.monotonic() - begin < 5
+    assert process.returncode == 1
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
+    first = start("EPOCHS=1,500")
+    wait_for(tmp_path / "toy/default/segnet_dsc/state.pt", first)
+    second = start("EPOCHS=1,500")
+    assert "another run is writing" in second.communicate()[1]
+    assert second.returncode == 1
+    assert first.poll() is None
+
+
+@pytest.mark.parametrize(("most", "named"), [(5_000_000, "epoch_02.pt"), (100_000, "trainval-32.pt")])
+def test_no_space_is_told_and_leaves_earlier_epochs_whole(start, tmp_path, most, named):
+    """A limit on the size of files stands for a full disk: a write beyond it fails half-way."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    folder = tmp_path / "toy/default/segnet_dsc"
+    if named == "epoch_02.pt":
+        assert start("EPOCHS=1,2").wait() == 0
+    process = start("EPOCHS=2,3" if named == "epoch_02.pt" else "EPOCHS=1,3", preexec_fn=limit)
+    _, said = process.communicate()
+    assert process.returncode == 1, said
+    assert named in said and "could not be written" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob(".*.part*"))
+    assert not (folder / "epoch_02.pt").exists()
+    if named == "epoch_02.pt":
+        assert weights(folder, 1)
+
+
+def test_an_outputs_folder_that_cannot_be_written_is_named(start, tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "default").write_text("a file where the run's folder should be")
+    process = start()
+    assert "toy/default" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(part):
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_one_thread_and_two_agree(start, tmp_path):
+    """Sums are taken in another order; after four epochs the losses differ by less than 0.05."""
+    losses = []
+    for threads in (1, 2):
+        assert start(f"RUN=threads{threads}", f"THREADS={threads}", "EPOCHS=1,5", "PRECISION=float32").wait() == 0
+        history = (tmp_path / f"toy/threads{threads}/segnet_dsc/history.csv").read_text().splitlines()
+        losses.append(float(history[-1].split(",")[2]))
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
