@@ -70,28 +70,38 @@ def save_curves(path: Path, history: list[dict[str, object]], title: str) -> Non
     save(figure, path)
 
 
-def save_examples(path: Path, cases: list[dict[str, object]], title: str) -> None:
-    """A row a case: photograph, truth, prediction and where they differ.
+def save_examples(path: Path, typical: list[dict], worst: list[dict], title: str) -> None:
+    """Typical cases on the left, the worst on the right, a row each: photograph, truth, prediction, error.
 
     A case: "image" (3, H, W) in [0, 1], "truth" and "prediction" (1, H, W), "label" for its left edge.
     """
-    figure, axes = plt.subplots(len(cases), 4, figsize=(6.6, 1.72 * len(cases)), layout="constrained", squeeze=False)
-    for row, case in zip(axes, cases):
-        show(row[0], case["image"])
-        show(row[1], case["truth"])
-        show(row[2], case["prediction"])
-        wrong = (case["truth"] != case["prediction"])[0].numpy()
-        faded = 0.35 * case["image"].permute(1, 2, 0).numpy() + 0.65
-        row[3].imshow(np.where(wrong[..., None], to_rgb("#c1121f"), faded))
-        row[3].set_axis_off()
-        row[0].text(
-            -0.06, 0.5, case["label"], transform=row[0].transAxes, rotation=90, va="center", ha="right", fontsize=7
-        )
-    for column, name in zip(axes[0], ("photograph", "truth", "prediction", "error")):
-        column.set_title(name, fontsize=9)
+    figure, axes = plt.subplots(
+        len(typical), 9, figsize=(11.5, 1.4 * len(typical)), width_ratios=[1, 1, 1, 1, 0.2, 1, 1, 1, 1],
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for row, left, right in zip(axes, typical, worst):
+        row[4].set_axis_off()
+        show_case(row[:4], left)
+        show_case(row[5:], right)
+    for first, kind in ((0, "typical"), (5, "worst")):
+        for axis, name in zip(axes[0, first:], (f"{kind}: photograph", "truth", "prediction", "error")):
+            axis.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=10)
     legend(figure, extra=(("wrong", "#c1121f"),))
     save(figure, path)
+
+
+def show_case(axes: np.ndarray, case: dict) -> None:
+    show(axes[0], case["image"])
+    show(axes[1], case["truth"])
+    show(axes[2], case["prediction"])
+    wrong = (case["truth"] != case["prediction"])[0].numpy()
+    faded = 0.35 * case["image"].permute(1, 2, 0).numpy() + 0.65
+    axes[3].imshow(np.where(wrong[..., None], to_rgb("#c1121f"), faded))
+    axes[3].set_axis_off()
+    axes[0].text(
+        -0.06, 0.5, case["label"], transform=axes[0].transAxes, rotation=90, va="center", ha="right", fontsize=6
+    )
 
 
 def save_confusion(path: Path, matrix: Tensor, title: str) -> None:

@@ -127,21 +127,22 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
 def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Tensor) -> None:
     """Saves pictures of typical and of the worst cases, and of the confusion matrix, beside the weights."""
     order = metrics.mean_iou(matrices).argsort(stable=True)
-    middle = len(order) // 2
-    chosen = torch.cat([order[middle - EXAMPLES // 2 :][:EXAMPLES], order[:EXAMPLES]])
+    middle = (len(order) - EXAMPLES) // 2
+    chosen = torch.cat([order[middle : middle + EXAMPLES], order[:EXAMPLES]])
     logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION))))
-    predictions = logits.argmax(1, keepdim=True).cpu()
     cases = []
-    for i, prediction in zip(chosen.tolist(), predictions):
-        label = f"{split.pairs[i].name}\nmean IoU {float(metrics.mean_iou(matrices[i])):.2f}"
-        cases.append(
-            {"image": split.images[i] / 255, "truth": split.trimaps[i], "prediction": prediction, "label": label}
-        )
+    for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu()):
+        cases.append({
+            "image": split.images[i] / 255,
+            "truth": split.trimaps[i],
+            "prediction": prediction,
+            "label": f"{split.pairs[i].name}\nmean IoU {float(metrics.mean_iou(matrices[i])):.2f}",
+        })  # fmt: skip
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
     if PUBLISH:
         folder, prefix = published_folder(), f"{RUN}_{name}_"
     paths = folder / f"{prefix}examples.png", folder / f"{prefix}confusion.png"
-    figures.save_examples(paths[0], cases, f"{name}: {EXAMPLES} typical cases, and the {EXAMPLES} worst")
+    figures.save_examples(paths[0], cases[:EXAMPLES], cases[EXAMPLES:], f"{name}, run {RUN}, {pets.data_name()}")
     figures.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
     print(f"drawn: {paths[0]}, {paths[1]}")
 

@@ -202,12 +202,15 @@ def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
 
 
 def batches(split: pets.Split, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of augmented batches on the device; the last, smaller one is left out if there is another."""
+    """An epoch of augmented batches on the device; the last, smaller one is left out if there is another.
+
+    The photographs are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
+    """
     device = machine.device()
-    order = torch.randperm(len(split.images), generator=random)
+    images, trimaps = split.images.to(device), split.trimaps.to(device)
+    order = torch.randperm(len(images), generator=random).to(device)
     for chosen in order.split(BATCH_SIZE)[: max(1, len(order) // BATCH_SIZE)]:
-        trimaps = split.trimaps[chosen].to(device, non_blocking=True).long()
-        yield augment.augment(as_input(split.images[chosen], device), trimaps, random)
+        yield augment.augment(as_input(images[chosen], device), trimaps[chosen].long(), random)
 
 
 def train_epoch(
