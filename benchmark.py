@@ -41,6 +41,7 @@ BATCH_SIZE = 16  # photographs a step, the original's
 REPEATS = 5  # turns of each way, after two that are not counted
 PHOTOGRAPHS = 64  # in a turn of the data path
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
+TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
 
 # Outputs
 JSON = "outputs/published/benchmark.json"
@@ -78,11 +79,10 @@ def main() -> None:
 def take_turns(kind: str, network: str) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of each turn and peak memory in MiB, both by way."""
     spawn = multiprocessing.get_context("spawn")
-    constants = {name: getattr(pets, name) for name in ("DATASET", "DATA_ROOT", "OUTPUTS", "IMAGE_SIZE")}
     workers = {}
-    for way in WAYS if kind != "data" else WAYS[:2]:
+    for way in {"train": WAYS + TRIED, "infer": WAYS, "data": WAYS[:2]}[kind]:
         here, there = spawn.Pipe()
-        spawn.Process(target=work, args=(kind, network, way, constants, there), daemon=True).start()
+        spawn.Process(target=work, args=(kind, network, way, there), daemon=True).start()
         workers[way] = here
     seconds: dict[str, list[float]] = {way: [] for way in workers}
     for turn in range(2 + REPEATS):
@@ -99,11 +99,10 @@ def take_turns(kind: str, network: str) -> tuple[dict[str, list[float]], dict[st
     return seconds, peaks
 
 
-def work(kind: str, network: str, way: str, constants: dict[str, object], pipe: Connection) -> None:
+def work(kind: str, network: str, way: str, pipe: Connection) -> None:
     """A process that takes its turn when it is told to; its last answer is its peak memory in MiB."""
-    for name, value in constants.items():
-        setattr(pets, name, value)
-    if way != "original":
+    settings.set_from_command_line(sys.modules[__name__], pets)  # a new process has the same command line
+    if way not in ("original", "ours_giving_memory_back"):
         machine.set_up(train.THREADS)
     turn = {"train": training, "infer": inference, "data": data_path}[kind](network, way)
     while pipe.recv() == "go":
@@ -120,13 +119,15 @@ def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Te
     net = Original(NETWORKS[network](head="original")) if way == "original" else NETWORKS[network]()
     images = torch.rand(BATCH_SIZE, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (BATCH_SIZE, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
-    dtype = machine.precision("auto" if way == "ours" else "float32")
+    dtype = machine.precision("float32" if way in ("original", "ours_float32") else "auto")
     device = machine.device()
     return net.to(device, memory_format=layout), dtype, images.to(device, memory_format=layout), trimaps.to(device)
 
 
 def training(network: str, way: str) -> Callable[[], object]:
     net, dtype, images, trimaps = prepared(network, way)
+    if way == "ours_compiled":
+        net.compile()
     adam = torch.optim.Adam(net.parameters(), 1e-3)
     optimizer = adam if way == "original" else train.make_optimizer(net)
     return lambda: train.train_step(net, optimizer, images, trimaps, dtype).item()
@@ -235,11 +236,12 @@ def step_gflop(network: str) -> float:
 
 def share_of_ceiling(result: dict) -> dict[str, dict[str, float]]:
     """How much of the rate of a matrix product in the same precision each way's training step reaches."""
-    types = {"original": "float32", "ours": result["precision"], "ours_float32": "float32"}
+    precision = {"original": "float32", "ours": result["precision"], "ours_float32": "float32"}
     return {
         network: {
-            way: result["step_gflop_per_image"][network] / (ms / 1000) / result["matrix_product_gflops"][types[way]]
+            way: result["step_gflop_per_image"][network] / (ms / 1000) / result["matrix_product_gflops"][precision[way]]
             for way, ms in by_way.items()
+            if way in WAYS
         }
         for network, by_way in result["train_step_ms"].items()
     }

@@ -40,7 +40,8 @@ def parse(name: str, text: str, default: object) -> object:
     if isinstance(default, tuple):
         if not default:
             raise UserError(f"{name} is empty at the top of its module; edit it there")
-        return tuple(parse(name, part.strip(), default[0]) for part in text.strip("(),").split(","))
+        parts = [part.strip() for part in text.strip("(),").split(",")]
+        return tuple(parse(name, part, default[0]) for part in parts if part)
     if isinstance(default, str):
         return text
     try:

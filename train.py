@@ -229,7 +229,7 @@ def train_epoch(
                 group["lr"] = LEARNING_RATE * rate_at(progress, epoch)
             losses[step] = train_step(network, optimizer, images, trimaps, dtype)
             if step % CHECK_EVERY == 0 or step == steps - 1:
-                bar.set_postfix(loss=f"{check_finite(losses, epoch):.3f}")
+                bar.set_postfix(loss=f"{check_finite(losses[: step + 1], epoch):.3f}")
             bar.update(len(images))
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         losses[-1] = math.nan  # the last step spoilt the weights
@@ -251,14 +251,14 @@ def train_step(
 
 
 def check_finite(losses: Tensor, epoch: int) -> float:
-    """The newest loss. Raises UserError that names the first step whose loss is not finite."""
+    """The last loss. Raises UserError that names the first step whose loss is not finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         raise UserError(
             f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1}; the epochs before are kept. "
             f"Try a smaller LEARNING_RATE than {LEARNING_RATE:g}, under another RUN"
         )
-    return float(losses[losses.nonzero()[-1]]) if losses.any() else 0.0
+    return float(losses[-1])
 
 
 def validate(network: nn.Module, split: pets.Split) -> dict[str, float]:

@@ -5,7 +5,16 @@ import json
 
 def test_benchmark_measures_and_writes_everything(script, tmp_path):
     written = (f"JSON={tmp_path}/benchmark.json", f"PICTURE={tmp_path}/benchmark.png")
-    script("benchmark.py", "DATASET=toy", "IMAGE_SIZE=32", "REPEATS=1", "BATCH_SIZE=4", "PHOTOGRAPHS=32", *written)
+    script(
+        "benchmark.py",
+        "DATASET=toy",
+        "IMAGE_SIZE=32",
+        "REPEATS=1",
+        "BATCH_SIZE=4",
+        "PHOTOGRAPHS=32",
+        "TRIED=",
+        *written,
+    )
     result = json.loads((tmp_path / "benchmark.json").read_text())
     for key in ("train_step_ms", "inference_ms"):
         for network in ("segnet", "segnet_dsc"):
