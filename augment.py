@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 FLIP = 0.5  # probability of a horizontal flip
 JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1-JITTER to 1+JITTER
-ZOOM = 0.0  # photographs are magnified by 1-ZOOM to 1+ZOOM and shifted by as much of half a side; 0: never
+ZOOM = 0.0  # photographs are magnified by 1-ZOOM to 1+ZOOM and shifted by up to ZOOM/4 of a side; 0: never
 ROTATION = 0.0  # degrees to either side; 0: never
 
 GRAY = (0.2989, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 601 as torchvision rounds it

@@ -10,7 +10,6 @@ every photograph decoded every epoch, float32, contiguous maps, built-in pooling
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -51,23 +50,29 @@ PICTURE = "outputs/published/benchmark.png"
 def main() -> None:
     machine.set_up(train.THREADS)
     pets.load("trainval")  # makes the cache, so that nobody waits for it below
-    result: dict[str, object] = {**machine.about(), "threads": torch.get_num_threads(), "data": pets.data_name(),
+    result: dict[str, object] = {**machine.about(), "data": pets.data_name(),
                                  "precision": str(machine.precision("auto")).removeprefix("torch."),
                                  "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS,
                                  "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}  # fmt: skip
-    result["matrix_product_gflops"] = {t: matrix_product(getattr(torch, t)) for t in ("float32", "bfloat16")}
+    result["matrix_product_gflops"] = {t: matrix_product(getattr(torch, t)) for t in {"float32", result["precision"]}}
     peak: dict[str, object] = {}
     for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):
         result[key], result[f"{key}_fastest"], peak[kind] = {}, {}, {}
         for network in NETWORKS:
-            turns, memory = take_turns(kind, network)
+            turns, memory = take_turns(kind, network, WAYS)
             per_photograph = {way: [1000 * s / BATCH_SIZE for s in seconds] for way, seconds in turns.items()}
             result[key][network] = {way: statistics.median(ms) for way, ms in per_photograph.items()}
             result[f"{key}_fastest"][network] = {way: min(ms) for way, ms in per_photograph.items()}
             peak[kind][network] = memory
             print(kind, network, ", ".join(f"{w} {ms:.1f} ms" for w, ms in result[key][network].items()), flush=True)
-    turns, _ = take_turns("data", "segnet")
+    result["tried_train_step_ms"] = {}
+    for network in NETWORKS if TRIED else ():
+        turns, _ = take_turns("train", network, ("ours", *TRIED))
+        result["tried_train_step_ms"][network] = {w: 1000 * statistics.median(s) / BATCH_SIZE for w, s in turns.items()}
+    turns, _ = take_turns("data", "segnet", WAYS[:2])
     result["data_images_per_second"] = {way: PHOTOGRAPHS / statistics.median(s) for way, s in turns.items()}
+    data_ms = 1000 / result["data_images_per_second"]["ours"]
+    result["data_share_of_step"] = {name: data_ms / by_way["ours"] for name, by_way in result["train_step_ms"].items()}
     result["peak_memory_mib"] = peak
     result["kept_bytes_per_image"] = kept_bytes()
     result["step_gflop_per_image"] = {network: step_gflop(network) for network in NETWORKS}
@@ -76,13 +81,14 @@ def main() -> None:
     write(result)
 
 
-def take_turns(kind: str, network: str) -> tuple[dict[str, list[float]], dict[str, int]]:
+def take_turns(kind: str, network: str, ways: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of each turn and peak memory in MiB, both by way."""
     spawn = multiprocessing.get_context("spawn")
     workers = {}
-    for way in {"train": WAYS + TRIED, "infer": WAYS, "data": WAYS[:2]}[kind]:
+    for way in ways:
         here, there = spawn.Pipe()
         spawn.Process(target=work, args=(kind, network, way, there), daemon=True).start()
+        there.close()  # so that a worker that dies is noticed
         workers[way] = here
     seconds: dict[str, list[float]] = {way: [] for way in workers}
     for turn in range(2 + REPEATS):
@@ -102,14 +108,17 @@ def take_turns(kind: str, network: str) -> tuple[dict[str, list[float]], dict[st
 def work(kind: str, network: str, way: str, pipe: Connection) -> None:
     """A process that takes its turn when it is told to; its last answer is its peak memory in MiB."""
     settings.set_from_command_line(sys.modules[__name__], pets)  # a new process has the same command line
-    if way not in ("original", "ours_giving_memory_back"):
+    if way in ("original", "ours_giving_memory_back"):
+        machine.set_threads(train.THREADS)
+    else:
         machine.set_up(train.THREADS)
+    train.LOSS = "ce"  # for all of them: the original's
     turn = {"train": training, "infer": inference, "data": data_path}[kind](network, way)
     while pipe.recv() == "go":
         start = time.perf_counter()
         turn()
         pipe.send(time.perf_counter() - start)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+    pipe.send(machine.peak_memory_mib())
 
 
 def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Tensor]:
@@ -263,7 +272,8 @@ def matrix_product(dtype: torch.dtype, side: int = 4096) -> float:
 def start_to_first_step() -> float:
     """Seconds from `python train.py` to the end of its first step, with the cache made."""
     data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS", "IMAGE_SIZE")]
-    command = [sys.executable, "train.py", *data, "RUN=benchmark", "NETWORKS=segnet_dsc"]
+    script = str(Path(__file__).with_name("train.py"))
+    command = [sys.executable, script, *data, "RUN=benchmark-start", "NETWORKS=segnet_dsc"]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         printed = b""
@@ -274,7 +284,7 @@ def start_to_first_step() -> float:
             printed += byte
         seconds = time.perf_counter() - start
         process.kill()
-    shutil.rmtree(pets.outputs_folder() / "benchmark", ignore_errors=True)
+    shutil.rmtree(pets.outputs_folder() / "benchmark-start", ignore_errors=True)
     return seconds
 
 

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from files import write_atomically
+from files import clear_parts, write_atomically
 from settings import UserError
 
 CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
@@ -26,7 +26,6 @@ class Pair(NamedTuple):
 
     name: str  # e.g. Abyssinian_100
     breed: int  # 0 to 36
-    is_cat: bool
     where: str  # file and line that list it, for errors
 
 
@@ -37,14 +36,20 @@ def read_list(folder: Path, split: str) -> list[Pair]:
     """
     path = folder / "annotations" / f"{split}.txt"
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}; unpack annotations.tar.gz again") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.split()
         numbers = [int(field) for field in fields[1:] if field.isdigit()]
         if len(fields) != 4 or len(numbers) != 3 or not 1 <= numbers[0] <= 37 or Path(fields[0]).name != fields[0]:
             raise UserError(f"{path}, line {number}: expected NAME BREED SPECIES NUMBER, found {line[:60]!r}")
-        pairs.append(Pair(fields[0], numbers[0] - 1, numbers[1] == 1, f"{path}, line {number}"))
+        pairs.append(Pair(fields[0], numbers[0] - 1, f"{path}, line {number}"))
+    if not pairs:
+        raise UserError(f"{path} lists no photographs; unpack annotations.tar.gz again")
     return pairs
 
 
@@ -70,6 +75,16 @@ def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     return image.as_subclass(Tensor), trimap.as_subclass(Tensor) - 1
 
 
+def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
+    """Width and height of a photograph, px."""
+    path, _ = paths_of(folder, pair)
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
+
+
 def read_pixels(path: Path, mode: str, pair: Pair) -> Tensor:
     try:
         with Image.open(path) as image:
@@ -77,7 +92,9 @@ def read_pixels(path: Path, mode: str, pair: Pair) -> Tensor:
                 raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all ({pair.where})")
             palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
             return v2.functional.pil_to_tensor(image if palette_index else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
 
 
@@ -109,6 +126,7 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> tuple[Tenso
             return cached["images"], cached["trimaps"], pairs
     except Exception:
         pass
+    clear_parts(cache_folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
         progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}", unit="photo", leave=False)

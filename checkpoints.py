@@ -9,14 +9,13 @@ Everything is read with weights_only=True: a file from a stranger can be wrong b
 
 import csv
 import pickle
-import zipfile
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from torch import nn
 
-from files import write_atomically
+from files import clear_parts, write_atomically
 from segnet import NETWORKS
 from settings import UserError
 
@@ -37,7 +36,7 @@ def build(network: str, **shape: object) -> nn.Module:
         raise UserError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
     try:
         return NETWORKS[network](**shape)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{network}: {error}") from error
 
 
@@ -63,17 +62,18 @@ def save(
     write_history(folder, history)
 
 
-def restore(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
-) -> tuple[list[dict[str, object]], dict[str, object]]:
-    """Puts network, optimiser and generator as `save` found them; returns history and constants, empty if none."""
-    if not (folder / "state.pt").exists():
-        return [], {}
-    state = load_file(folder / "state.pt")
-    network.load_state_dict(load_file(weights_path(folder, len(state["history"])))["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    random.set_state(state["random"])
-    return state["history"], state["constants"]
+def read_state(folder: Path) -> dict[str, object] | None:
+    """What `save` wrote of the newest complete epoch, its weights included; None for a new run.
+
+    Raises UserError for files that are damaged or not of a run.
+    """
+    path = folder / "state.pt"
+    if not path.exists():
+        return None
+    state = load_file(path)
+    if set(state) != {"optimizer", "random", "history", "constants"} or not state["history"]:
+        raise UserError(f"{path} is not the state of a run; delete {folder} to begin anew")
+    return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
 
 
 def load_file(path: Path) -> dict[str, object]:
@@ -86,9 +86,9 @@ def load_file(path: Path) -> dict[str, object]:
         raise UserError(
             f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes torch.load raise of many kinds
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} is damaged: {reason}; use the file of another epoch") from error
+        raise UserError(f"{path} is damaged: {reason}") from error
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved
@@ -105,7 +105,8 @@ def load_network(path: Path, expected: str) -> tuple[nn.Module, dict[str, object
         saved = {"weights": saved, "network": expected, **SHAPE, "head": "original"}
     if saved.get("network") != expected:
         raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
-    network = build(expected, **{key: saved.get(key, default) for key, default in SHAPE.items()})
+    saved = SHAPE | saved
+    network = build(expected, **{key: saved[key] for key in SHAPE})
     try:
         network.load_state_dict(saved["weights"])
     except (RuntimeError, AttributeError, TypeError) as error:
@@ -116,7 +117,7 @@ def load_network(path: Path, expected: str) -> tuple[nn.Module, dict[str, object
 
 def newest_epoch(folder: Path) -> int:
     """The number of the newest epoch with saved weights. Raises UserError if there is none."""
-    epochs = [int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.pt")]
+    epochs = [int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_[0-9]*.pt")]
     if not epochs:
         raise UserError(f"no trained network in {folder}; train first: python train.py")
     return max(epochs)
@@ -125,7 +126,8 @@ def newest_epoch(folder: Path) -> int:
 def write_history(folder: Path, history: list[dict[str, object]]) -> None:
     def write(part: Path) -> None:
         with open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, history[0])
+            names = dict.fromkeys(name for row in history for name in row)  # legs may differ in their columns
+            writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(history)
 
@@ -147,8 +149,7 @@ def lock(folder: Path) -> TextIO:
         raise UserError(f"{folder} can't be written to: {error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
-    for part in folder.glob(".*.part*"):
-        part.unlink()
+    clear_parts(folder)
     return file

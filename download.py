@@ -1,10 +1,12 @@
 """Fetches an archive from the first of several hosts that gives it whole, and unpacks it safely."""
 
+import errno
 import hashlib
 import os
 import shutil
 import tarfile
 import time
+import zlib
 from pathlib import Path
 
 import requests
@@ -15,6 +17,7 @@ from settings import UserError
 TRIES = 4  # of each host
 BACK_OFF = 1.0  # seconds before the second try; doubled for each further one
 LONGEST_WAIT = 60.0  # seconds; the most that a server's Retry-After is heeded
+GZIP = b"\x1f\x8b"  # the first bytes of an archive
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as dead
 CHUNK = 1 << 16  # bytes; what is lost, at the most, when a connection breaks
 
@@ -34,10 +37,15 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in urls:
-            for attempt in range(TRIES):
+            attempt = 0
+            while attempt < TRIES:
+                before = size_of(part)
                 try:
                     stream(url, part, size)
-                    check(part, size, md5)
+                    if before and not is_whole(part, size, md5):  # what was there before may have been the fault
+                        stream(url, part, size)
+                    if not is_whole(part, size, md5):
+                        raise Refused(f"what came has not the MD5 {md5}")
                     os.replace(part, path)
                     return
                 except Refused as error:
@@ -47,10 +55,11 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                     answers.append(f"{url}: redirects without end")
                     break
                 except requests.RequestException as error:
-                    if attempt == TRIES - 1:
+                    attempt = 1 if size_of(part) > before else attempt + 1  # in a row without a byte of progress
+                    if attempt == TRIES:
                         answers.append(f"{url}: {reason(error)}, {TRIES} times")
                     else:
-                        time.sleep(wait_for(error, attempt))
+                        time.sleep(wait_for(error, attempt - 1))
     except OSError as error:  # requests' own errors, which are OSErrors too, never come here
         raise UserError(f"{part} could not be written: {error}") from error
     raise UserError(
@@ -61,7 +70,7 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
 
 def stream(url: str, part: Path, size: int) -> None:
     """Appends to `part` what is missing of it. Raises requests.RequestException when that is worth another try."""
-    have = part.stat().st_size if part.exists() else 0
+    have = size_of(part)
     if have == size:
         return
     if have > size:
@@ -73,14 +82,14 @@ def stream(url: str, part: Path, size: int) -> None:
         if 400 <= response.status_code < 500 and response.status_code not in (408, 416, 429):
             raise Refused(f"HTTP {response.status_code}")
         if response.status_code == 416:  # it has fewer bytes than we do
-            part.unlink()
+            part.unlink(missing_ok=True)
         response.raise_for_status()
         if have and not (
             response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         ):
             have = 0  # a server that knows no Range begins anew, and so do we
-        length = response.headers.get("Content-Length")
-        if length is not None and int(length) != size - have:
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) != size - have:
             raise Refused(f"offers {int(length) + have:,} bytes instead of {size:,}")
         with (
             open(part, "ab" if have else "wb") as file,
@@ -88,21 +97,31 @@ def stream(url: str, part: Path, size: int) -> None:
         ):
             for chunk in response.iter_content(CHUNK):
                 have += len(chunk)
-                if have > size:
-                    raise Refused(f"sends more than {size:,} bytes")
+                if have > size or (file.tell() == 0 and not chunk.startswith(GZIP)):
+                    part.unlink()  # what a lying host sent is not to be gone on with at the next one
+                    what = "no gzip archive" if have <= size else f"more than {size:,} bytes"
+                    raise Refused(f"sends {what}")
                 file.write(chunk)
                 bar.update(len(chunk))
     if have < size:
         raise requests.ConnectionError(f"broke off after {have:,} of {size:,} bytes")
 
 
-def check(part: Path, size: int, md5: str) -> None:
-    """Raises Refused, and removes the file, if it is not the one that was asked for."""
-    with open(part, "rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if part.stat().st_size != size or found != md5:
-        part.unlink()
-        raise Refused(f"what came has MD5 {found} instead of {md5}")
+def size_of(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def is_whole(part: Path, size: int, md5: str) -> bool:
+    """Whether it is the file that was asked for; if it isn't, it is removed."""
+    if size_of(part) == size and md5_of(part) == md5:
+        return True
+    part.unlink(missing_ok=True)
+    return False
+
+
+def md5_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def reason(error: requests.RequestException) -> str:
@@ -137,7 +156,8 @@ def unpack(archive: Path, name: str, most_bytes: int) -> None:
         with tarfile.open(archive, "r:gz") as tar:
             tar.extractall(part, filter=bounded)
         os.replace(part / name, archive.parent / name)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{archive} could not be unpacked: {error}; delete it to fetch it again") from error
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        advice = "make room there" if getattr(error, "errno", None) == errno.ENOSPC else "delete it to fetch it again"
+        raise UserError(f"{archive} could not be unpacked: {error}; {advice}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

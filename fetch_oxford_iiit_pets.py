@@ -8,13 +8,11 @@ Data: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CV
 (https://www.robots.ox.ac.uk/~vgg/data/pets/, CC BY-SA 4.0).
 """
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import OxfordIIITPet
@@ -22,10 +20,10 @@ from torchvision.datasets import OxfordIIITPet
 import cache
 import download
 import settings
+import trimap
 from augment import augment
 from settings import UserError
 from toy_pets import write_toy_pets
-from trimap import BACKGROUND, CLASSES
 
 # Data
 DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in a second, whose results are kept apart
@@ -104,7 +102,6 @@ def data_folder() -> Path:
     if DATASET == "toy":
         folder = outputs_folder() / "data" / "oxford-iiit-pet"
         if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
             write_toy_pets(folder)
         return folder
     if DATASET != "oxford-iiit-pet":
@@ -122,14 +119,9 @@ def fetch(folder: Path, archive: Archive) -> None:
     path = folder / f"{archive.folder}.tar.gz"
     if not path.exists():
         download.download([host + path.name for host in HOSTS], path, archive.size, archive.md5)
-    elif path.stat().st_size != archive.size or md5_of(path) != archive.md5:
+    elif path.stat().st_size != archive.size or download.md5_of(path) != archive.md5:
         raise UserError(f"{path} is not the official archive (MD5 {archive.md5}); delete it to fetch it")
     download.unpack(path, archive.folder, MOST_UNPACKED)
-
-
-def md5_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def data_name() -> str:
@@ -137,15 +129,14 @@ def data_name() -> str:
     if DATASET == "toy":
         return "toy"
     longest = 0
-    for pair in cache.read_list(data_folder(), "test")[:100]:
-        with Image.open(cache.paths_of(data_folder(), pair)[0]) as image:
-            longest = max(longest, *image.size)
+    for pair in cache.read_list(data_folder(), "trainval")[:100]:
+        longest = max(longest, *cache.size_of(data_folder(), pair))
     return "oxford" if longest > 256 else "oxford-256px-copy"
 
 
 def class_shares(trimaps: Tensor) -> Tensor:
     """Share of pixels of each class, (3,), averaged over trimaps (N, 1, S, S)."""
-    return torch.stack([(trimaps == c).float().mean() for c in range(len(CLASSES))])
+    return torch.stack([(trimaps == c).float().mean() for c in range(len(trimap.CLASSES))])
 
 
 def main() -> None:
@@ -153,8 +144,8 @@ def main() -> None:
 
     for name in ("trainval", "test"):
         split = load(name)
-        shares = ", ".join(f"{c} {s:.3f}" for c, s in zip(CLASSES, class_shares(split.trimaps).tolist()))
-        no_pet = int((split.trimaps == BACKGROUND).flatten(1).all(1).sum())
+        shares = ", ".join(f"{c} {s:.3f}" for c, s in zip(trimap.CLASSES, class_shares(split.trimaps).tolist()))
+        no_pet = int((split.trimaps == trimap.BACKGROUND).flatten(1).all(1).sum())
         print(f"{name}: {len(split.images)} photographs, {no_pet} without a pet; shares of pixels: {shares}")
     trainset, testset = augmented()
     torch.manual_seed(0)

@@ -58,12 +58,12 @@ def save_curves(path: Path, history: list[dict[str, object]], title: str) -> Non
     axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
     axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    names = [name for name in history[0] if name.startswith("validation_")]
+    names = [name for name in history[-1] if name.startswith("validation_")]
     if names:
         right = axes.twinx()
         for name in names:
             label = name.removeprefix("validation_").replace("_", " ")
-            right.plot(epochs, [row[name] for row in history], "o--", label=label)
+            right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
         right.set(ylabel="validation", ylim=(None, 1))
         right.legend(loc="center left", frameon=False)
     axes.legend(loc="lower left", frameon=False)

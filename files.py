@@ -1,5 +1,6 @@
 """Files that are either complete or not there: written beside their place, then renamed into it."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there may be no such file, or no way to remove it
+            part.unlink()
+
+
+def clear_parts(folder: Path) -> None:
+    """Removes what processes that were killed left half-written; only for the one process that writes there."""
+    for part in folder.glob(".*.part.*"):
+        part.unlink()
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a text file; the file is the old one or has the whole line."""
-    old = path.read_text() if path.exists() else ""
-    write_atomically(path, lambda part: part.write_text(old + line + "\n"))
+    """Adds a line to a text file. Raises UserError where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error

@@ -17,11 +17,16 @@ def device() -> torch.device:
 
 def set_up(threads: int) -> None:
     """Threads (0: one a core), TF32 on a GPU, and an allocator that keeps what it has."""
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
-    torch.set_float32_matmul_precision("high")
+    set_threads(threads)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
     keep_freed_memory()
+
+
+def set_threads(threads: int) -> None:
+    """0: one for each core that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or usable)
 
 
 def keep_freed_memory() -> None:
@@ -56,8 +61,17 @@ def precision(name: str) -> torch.dtype:
     return types[name]
 
 
+def peak_memory_mib() -> int:
+    """The most memory that this process has had, on the GPU if there is one; 0 where the system doesn't tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    status = Path("/proc/self/status")  # getrusage would count the parent's peak in
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def name() -> str:
-    """Processor, cores and GPU, for a row of results; e.g. "Intel(R) Xeon(R) Processor, AMX, 2 cores"."""
+    """The GPU, or processor and cores, for a row of results; e.g. "Intel(R) Xeon(R) Processor, AMX, 2 cores"."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -73,7 +87,16 @@ def name() -> str:
 def commit() -> str:
     """The checkout's commit, with a + if tracked files differ from it; "" outside a git checkout."""
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=10", "--dirty=+"]
+        command = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--exclude=*",
+            "--abbrev=10",
+            "--dirty=+",
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -74,7 +74,7 @@ class ImageSegmentation(nn.Module):
             raise ValueError(f"stages is 4 or 5, not {stages}")
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
-        self.head, self.stages = head, stages
+        self.stages = stages
         self.bn_input = nn.BatchNorm2d(3)
         # dc1, dc2 ... and uc1, uc2 ... are the names in state dicts that the original notebook saved.
         for i in range(1, stages + 1):

@@ -21,7 +21,6 @@ from settings import UserError
 
 DATA_ROOT = "."  # holds oxford-iiit-pet
 SEEDS = (0,)  # each setting is trained once with each
-RUN = "study"  # the folder in outputs/ of the run in progress
 STUDY = "outputs/published/study.jsonl"  # a line a run
 
 # What all runs share, and what each changes; NAME=VALUE as train.py takes them.
@@ -31,23 +30,27 @@ BASE = (
 )
 SETTINGS = (
     "",
+    "NETWORKS=segnet LEARNING_RATE=5e-4",
+    "NETWORKS=segnet LEARNING_RATE=1e-3",
+    "NETWORKS=segnet",
     "LEARNING_RATE=4e-3",
     "BATCH_SIZE=16",
     "LOSS=iou",
     "LOSS=ce+iou",
     "HEAD=original",
-    "BATCH_SIZE=4",
-    "BATCH_SIZE=4 LEARNING_RATE=1e-3",
     "EPOCHS=1,2 TRAIN_SHARE=1.0",
     "EPOCHS=1,2 TRAIN_SHARE=1.0 PRECISION=float32",
-    "WEIGHT_DECAY=0.1",
-    "SCHEDULE=trapezoid",
-    "SCHEDULE=poly",
+    "BATCH_SIZE=4 LEARNING_RATE=1e-3",
     "BATCH_SIZE=32 LEARNING_RATE=4e-3",
     "OPTIMIZER=adam SCHEDULE=step LEARNING_RATE=1e-3 BATCH_SIZE=16 HEAD=original",
+    "SCHEDULE=trapezoid",
+    "SCHEDULE=poly",
+    "WEIGHT_DECAY=0.1",
     "JITTER=0.0",
     "ZOOM=0.2 ROTATION=10.0",
 )
+
+RUN = Path("outputs", "study-in-progress")  # of the run in progress; removed before the next
 
 
 def main() -> None:
@@ -67,14 +70,15 @@ def try_setting(setting: str, seed: int) -> dict[str, object]:
     changed = setting.split()
     changed_names = {argument.partition("=")[0] for argument in changed}
     kept = [argument for argument in BASE.split() if argument.partition("=")[0] not in changed_names]
-    command = ["python", "train.py", *kept, *changed, f"SEED={seed}", f"RUN={RUN}", f"DATA_ROOT={DATA_ROOT}"]
-    shutil.rmtree(Path("outputs", RUN), ignore_errors=True)
+    command = ["python", "train.py", *kept, *changed, f"SEED={seed}", f"RUN={RUN.name}", f"DATA_ROOT={DATA_ROOT}"]
+    network = next(a.removeprefix("NETWORKS=") for a in (*changed, *kept) if a.startswith("NETWORKS="))
+    shutil.rmtree(RUN, ignore_errors=True)
     start = time.perf_counter()
     result = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     if result.returncode:
         raise UserError(f"{' '.join(command)}: {result.stderr.strip().splitlines()[-1]}")
-    names, *rows = (line.split(",") for line in Path("outputs", RUN, "segnet_dsc/history.csv").read_text().splitlines())
+    names, *rows = (line.split(",") for line in (RUN / network / "history.csv").read_text().splitlines())
     figures = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
     return {"setting": setting, "base": BASE, "seed": seed, **figures, "seconds": round(seconds, 1),
             "commit": machine.commit(), "machine": machine.name()}  # fmt: skip

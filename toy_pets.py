@@ -4,12 +4,15 @@ Textured bodies with ears and a tail on textured grounds, as JPEG, and trimaps w
 Figures from it say that the code works and nothing about photographs.
 """
 
+import contextlib
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from settings import UserError
 
 TOY_TRAINVAL = 48  # photographs in trainval.txt
 TOY_TEST = 24  # photographs in test.txt
@@ -17,9 +20,22 @@ TOY_BREEDS = ("Drawn_Cat", "Drawn_Lynx", "drawn_hound", "drawn_terrier")  # cats
 
 
 def write_toy_pets(folder: Path) -> None:
-    """Draws the data set into `folder`, complete or not at all; the same pixels every time."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Draws the data set into `folder`, complete or not at all; the same pixels every time.
+
+    Raises UserError where that can't be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            draw_all(Path(part) / "data")
+            with contextlib.suppress(FileExistsError):
+                os.rename(Path(part) / "data", folder)
+    except OSError as error:
+        if not folder.exists():  # another process may have drawn the same in the meantime
+            raise UserError(f"{folder} could not be drawn: {error}; make room there or allow writing") from error
+
+
+def draw_all(part: Path) -> None:
     (part / "images").mkdir(parents=True)
     (part / "annotations" / "trimaps").mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -34,7 +50,6 @@ def write_toy_pets(folder: Path) -> None:
             species = 1 if TOY_BREEDS[breed][0].isupper() else 2
             lines.append(f"{name} {breed + 1} {species} {breed + 1}\n")
         (part / "annotations" / f"{split}.txt").write_text("".join(lines))
-    os.replace(part, folder)
 
 
 def draw_pet(random: np.random.Generator) -> tuple[Image.Image, Image.Image]:

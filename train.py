@@ -23,6 +23,7 @@ import fetch_oxford_iiit_pets as pets
 import figures
 import machine
 import metrics
+import segnet
 import settings
 from evaluate import as_input, evaluate
 from settings import UserError
@@ -56,7 +57,7 @@ PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfl
 CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
 
 # Which of these may differ when a run is resumed
-SHAPE = frozenset({"HEAD", "KERNEL_SIZE", "STAGES"})  # never
+FIXED = frozenset({"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER"})  # never
 ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
 
 
@@ -77,11 +78,24 @@ def check_constants() -> None:
     """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
+    for name, value, known in (
+        *(("NETWORKS", network, tuple(segnet.NETWORKS)) for network in NETWORKS),
+        ("HEAD", HEAD, ("linear", "original")),
+        ("LOSS", LOSS, ("ce", "iou", "ce+iou")),
+        ("OPTIMIZER", OPTIMIZER, ("adamw", "adam")),
+        ("SCHEDULE", SCHEDULE, ("one_cycle", "trapezoid", "poly", "step")),
+    ):
+        if value not in known:
+            raise UserError(f"{name}={value}: there are {', '.join(known)}")
     smallest = 2**STAGES
+    if not (SIZES and NETWORKS):
+        raise UserError("SIZES and NETWORKS have at least one entry each")
     if min(*SIZES, pets.IMAGE_SIZE) < smallest:
         raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
-    if BATCH_SIZE < 1 or not 0 <= VALIDATION_SHARE < 1 or not 0 < TRAIN_SHARE <= 1:
-        raise UserError("BATCH_SIZE is at least 1, VALIDATION_SHARE in [0, 1), TRAIN_SHARE in (0, 1]")
+    if not (min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1 and LEARNING_RATE > 0 <= min(WEIGHT_DECAY, THREADS)):
+        raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
+    if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
+        raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
 
 
 def divide(split: pets.Split, validation_share: float, train_share: float) -> tuple[pets.Split, pets.Split]:
@@ -91,7 +105,7 @@ def divide(split: pets.Split, validation_share: float, train_share: float) -> tu
     for breed in sorted({pair.breed for pair in split.pairs}):
         members = [i for i, pair in enumerate(split.pairs) if pair.breed == breed]
         order = torch.randperm(len(members), generator=random).tolist()
-        kept = len(members) - round(len(members) * validation_share)
+        kept = max(1, len(members) - round(len(members) * validation_share))
         chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
         chosen[1].extend(members[i] for i in order[kept:])
     return tuple(pets.Split(split.images[i], split.trimaps[i], [split.pairs[k] for k in i]) for i in chosen)
@@ -126,8 +140,6 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is for convolution weights, and not for BatchNorm and biases."""
     if OPTIMIZER == "adam":
         return torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
-    if OPTIMIZER != "adamw":
-        raise UserError(f'OPTIMIZER is "adamw" or "adam", not {OPTIMIZER!r}')
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -138,18 +150,27 @@ def resume(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
 ) -> list[dict[str, object]]:
     """Puts everything as it was after the newest complete epoch; returns its history, empty for a new run."""
+    state = checkpoints.read_state(folder)
+    history = state["history"] if state else []
     first, end = EPOCHS
-    history, saved_constants = checkpoints.restore(folder, network, optimizer, random)
     if first > len(history) + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
-    if history and end > len(history) + 1:
-        new_leg = first == len(history) + 1  # asked for by EPOCHS: other constants are meant
-        now = {name: value for name, value in constants().items() if not new_leg or name in SHAPE}
-        differ = [name for name in now if now[name] != saved_constants.get(name)]
-        if differ:
-            was = ", ".join(f"{name}={saved_constants.get(name)}" for name in differ)
-            raise UserError(f"{folder} was begun with {was}; give the same, or another RUN, or delete that folder")
-        print(f"going on after epoch {len(history)} in {folder}")
+    if not state:
+        return history
+    new_leg = first == len(history) + 1  # asked for by EPOCHS: other constants are meant
+    compared = FIXED if new_leg else constants().keys() - ({"EPOCHS"} if end <= len(history) + 1 else set())
+    was = {name: state["constants"].get(name) for name in sorted(compared)}
+    if was != {name: constants()[name] for name in was}:
+        differ = ", ".join(f"{name}={value}" for name, value in was.items() if value != constants()[name])
+        raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
+    decay = [group["weight_decay"] for group in optimizer.param_groups]
+    network.load_state_dict(state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    for group, weight_decay in zip(optimizer.param_groups, decay):
+        group["weight_decay"] = weight_decay  # a new leg's own
+    random.set_state(state["random"])
+    checkpoints.write_history(folder, history)  # where a kill came between the state and its table
+    print(f"going on after epoch {len(history)} in {folder}")
     return history
 
 
@@ -167,7 +188,7 @@ def size_in(epoch: int) -> int:
 
 
 def resized(split: pets.Split, size: int) -> pets.Split:
-    """The photographs at another size, by the rules of the cache: antialiased bilinear, trimaps nearest."""
+    """The photographs at another size, antialiased bilinear, and trimaps nearest."""
     if size == split.images.shape[-1]:
         return split
     images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
@@ -184,21 +205,15 @@ def rate_at(progress: float, epoch: int) -> float:
         return min(1.0, (progress + 0.01) / WARM_UP, (1 - progress) / 0.4)
     if SCHEDULE == "poly":
         return (1 - progress) ** 0.9
-    if SCHEDULE == "step":
-        return 0.7 ** ((epoch - 1) // 7)
-    raise UserError(f'SCHEDULE is "one_cycle", "trapezoid", "poly" or "step", not {SCHEDULE!r}')
+    return 0.7 ** ((epoch - 1) // 7)
 
 
 def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
     """logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long"""
     if LOSS == "ce":
         return F.cross_entropy(logits, trimaps[:, 0])
-    iou = metrics.IoULoss(softmax=True)
-    if LOSS == "iou":
-        return iou(logits, trimaps)
-    if LOSS == "ce+iou":
-        return F.cross_entropy(logits, trimaps[:, 0]) + iou(logits, trimaps)
-    raise UserError(f'LOSS is "ce", "iou" or "ce+iou", not {LOSS!r}')
+    iou = metrics.IoULoss(softmax=True)(logits, trimaps)
+    return iou if LOSS == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
 
 
 def batches(split: pets.Split, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

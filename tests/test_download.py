@@ -14,7 +14,7 @@ import download
 import fetch_oxford_iiit_pets as pets
 from settings import UserError
 
-BODY = bytes(range(256)) * 4000  # 1,024,000 bytes
+BODY = download.GZIP + bytes(range(256)) * 4000  # 1,024,002 bytes
 MD5 = hashlib.md5(BODY).hexdigest()
 
 
@@ -86,8 +86,10 @@ def test_a_later_run_goes_on_and_a_server_without_range_begins_anew(server, tmp_
 
 def test_a_wrong_part_is_thrown_away_and_a_right_one_is_enough(server, tmp_path):
     server.answer = lambda h, start: h.send_range(start)
-    (tmp_path / "file.tar.gz.part").write_bytes(b"x" * 1000)  # from elsewhere: found out by its MD5
-    assert "MD5" in refused(tmp_path, server.url)
+    (tmp_path / "file.tar.gz.part").write_bytes(b"x" * 1000)  # from elsewhere: found out by the MD5 of the whole
+    fetch(tmp_path, server.url)
+    assert server.asked == [1000, 0]
+    (tmp_path / "file.tar.gz").unlink()
     (tmp_path / "file.tar.gz.part").write_bytes(BODY)
     fetch(tmp_path, server.url)
     (tmp_path / "file.tar.gz").unlink()
@@ -99,9 +101,10 @@ LIES = {
     "404": (lambda h, start: h.send(b"", 404), "HTTP 404", 1),
     "500": (lambda h, start: h.send(b"", 500), "HTTP 500, 4 times", 4),
     "503": (lambda h, start: h.send(b"", 503, Retry_After="0"), "HTTP 503, 4 times", 4),
-    "page": (lambda h, start: h.send(b"<html>moved</html>"), "18 bytes instead of 1,024,000", 1),
-    "length": (lambda h, start: h.send(BODY, length=len(BODY) + 5), "1,024,005 bytes instead of", 1),
-    "md5": (lambda h, start: h.send(BODY[::-1]), "MD5", 1),
+    "chunked page": (lambda h, start: h.send(b"<html>log in</html>", length=""), "no gzip archive", 1),
+    "page": (lambda h, start: h.send(b"<html>moved</html>"), "18 bytes instead of 1,024,002", 1),
+    "length": (lambda h, start: h.send(BODY, length=len(BODY) + 5), "1,024,007 bytes instead of", 1),
+    "md5": (lambda h, start: h.send(BODY[:-1] + b"x"), "MD5", 1),
     "redirects": (lambda h, start: h.send(b"", 302, Location="/file.tar.gz"), "redirects without end", 31),
 }
 
@@ -131,7 +134,7 @@ def test_more_than_announced_is_not_taken(server, tmp_path):
             pass
 
     server.answer = endless
-    assert "more than 1,024,000 bytes" in refused(tmp_path, server.url)
+    assert "more than 1,024,002 bytes" in refused(tmp_path, server.url)
 
 
 def test_a_stalled_connection_is_given_up(server, tmp_path, monkeypatch):
