@@ -36,7 +36,7 @@ def show(axes: plt.Axes, pixels: Tensor) -> None:
 
 def legend(figure: Figure, extra: tuple[tuple[str, str], ...] = ()) -> None:
     patches = [Patch(facecolor=c, edgecolor="#999999", label=n) for n, c in (*zip(CLASSES, COLOURS), *extra)]
-    figure.legend(handles=patches, loc="lower center", ncol=len(patches), frameon=False, bbox_to_anchor=(0.5, -0.04))
+    figure.legend(handles=patches, loc="lower center", ncol=len(patches), frameon=False, bbox_to_anchor=(0.5, -0.07))
 
 
 def save_photographs(path: Path, images: Tensor, trimaps: Tensor, title: str) -> None:

@@ -121,8 +121,8 @@ def summary(matrices: Tensor, soft: Tensor) -> dict[str, object]:
     return figures | {"custom_iou": float(soft.double().mean()), "class_iou": class_iou(total).tolist()}
 
 
-def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int = 16) -> dict[str, float]:
-    """The original's protocol, for comparison with it alone: figures of each batch of 16, then their mean."""
+def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int) -> dict[str, float]:
+    """The original's protocol, for comparison with it alone: figures of each batch, then their mean."""
     batches = torch.stack([part.sum(0) for part in matrices.split(batch_size)])
     soft = torch.stack([part.double().mean() for part in soft.split(batch_size)])
     figures = {name: FROM_MATRIX[name](batches) for name in ("pixel_accuracy", "iou", "iou_old_torchmetrics")}

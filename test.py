@@ -8,6 +8,7 @@ Every figure is over the whole test split at once; "batch_mean" in a row is the 
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -20,11 +21,11 @@ import figures
 import machine
 import metrics
 import settings
+import trimap
 from evaluate import evaluate, logits_of
 from files import append_line
 from segnet import count_parameters
 from settings import UserError
-from trimap import BACKGROUND, CLASSES
 
 # What is tested
 NETWORKS = ("segnet", "segnet_dsc")
@@ -42,23 +43,24 @@ PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 THREADS = 0  # 0: one a core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
-COLUMNS = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
-
 
 def main() -> None:
     machine.set_up(THREADS)
+    if PUBLISH:
+        check_unpublished()
     split = pets.load("test")
     rows = [baseline(split)]
-    for name in NETWORKS:
-        path = weights_of(name)
-        network, about = checkpoints.load_network(path, name)
+    for name in NETWORKS[:1] if CHECKPOINT else NETWORKS:
+        network, about = checkpoints.load_network(weights_of(name), name)
         network.to(machine.device(), memory_format=torch.channels_last)
         row, matrices = test_performance(network, about, split)
         show_examples(network, name, split, matrices)
         rows.append(row)
     print_table(rows)
     for row in rows:
-        record(row)
+        if not (PUBLISH and row["run"] == "baseline" and any(old["run"] == "baseline" for old in published())):
+            append_line(results_path(), json.dumps(row))
+            print(f"row of {row['network']} added to {results_path()}")
 
 
 def weights_of(name: str) -> Path:
@@ -77,9 +79,18 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
     matrices, soft = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
-    row = {"run": RUN, "network": about["network"], "head": about["head"], "data": pets.data_name(),
-           "train_images": about.get("train_images"), "test_images": len(split.images), "epochs": about.get("epoch"),
-           "image_size": pets.IMAGE_SIZE, "loss": constants.get("LOSS"), "seed": constants.get("SEED")}  # fmt: skip
+    row = {
+        "run": Path(CHECKPOINT).stem or RUN,
+        "network": about["network"],
+        "head": about["head"],
+        "data": pets.data_name(),
+        "train_images": about.get("train_images"),
+        "test_images": len(split.images),
+        "epochs": about.get("epoch"),
+        "image_size": pets.IMAGE_SIZE,
+        "loss": constants.get("LOSS"),
+        "seed": constants.get("SEED"),
+    }
     row |= figures_of(matrices, soft)
     if USE_TORCHMETRICS:
         row |= from_torchmetrics(network, split)
@@ -103,9 +114,10 @@ def figures_of(matrices: Tensor, soft: Tensor) -> dict[str, object]:
 
 def baseline(split: pets.Split) -> dict[str, object]:
     """The row of a "network" that calls every pixel background: what a figure is worth begins here."""
-    row = {"run": "baseline", "network": "all_background", "data": pets.data_name(), "train_images": 0}
-    row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE}
-    return row | figures_of(*metrics.all_background(split.trimaps))
+    row = {"run": "baseline", "network": "all_background", "head": None, "data": pets.data_name(), "train_images": 0}
+    row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
+    row |= figures_of(*metrics.all_background(split.trimaps)) | {"parameters": 0, "train_seconds": 0, "test_seconds": 0}
+    return row | machine.about() | {"command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
 
 
 def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]:
@@ -113,8 +125,8 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
         from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
     except ImportError as error:
         raise UserError("USE_TORCHMETRICS needs torchmetrics: pip install torchmetrics==1.9.0") from error
-    accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
-    jaccard = MulticlassJaccardIndex(len(CLASSES), average="micro", ignore_index=BACKGROUND)
+    accuracy = MulticlassAccuracy(len(trimap.CLASSES), average="micro")
+    jaccard = MulticlassJaccardIndex(len(trimap.CLASSES), average="micro", ignore_index=trimap.BACKGROUND)
     start = 0
     for logits in logits_of(network, split.images, machine.precision(PRECISION)):
         labels, truth = logits.argmax(1, keepdim=True).cpu(), split.trimaps[start : start + len(logits)].long()
@@ -126,7 +138,9 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
 
 def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Tensor) -> None:
     """Saves pictures of typical and of the worst cases, and of the confusion matrix, beside the weights."""
-    order = metrics.mean_iou(matrices).argsort(stable=True)
+    present = matrices.sum(1) + matrices.sum(2) > 0  # a class in neither truth nor prediction is no fault
+    scores = (metrics.class_iou(matrices) * present).sum(1) / present.sum(1)
+    order = scores.argsort(stable=True)
     middle = (len(order) - EXAMPLES) // 2
     chosen = torch.cat([order[middle : middle + EXAMPLES], order[:EXAMPLES]])
     logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION))))
@@ -136,7 +150,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
             "image": split.images[i] / 255,
             "truth": split.trimaps[i],
             "prediction": prediction,
-            "label": f"{split.pairs[i].name}\nmean IoU {float(metrics.mean_iou(matrices[i])):.2f}",
+            "label": f"{split.pairs[i].name}\nmean IoU {float(scores[i]):.2f}",
         })  # fmt: skip
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
     if PUBLISH:
@@ -152,29 +166,30 @@ def published_folder() -> Path:
 
 
 def print_table(rows: list[dict]) -> None:
+    columns = [*metrics.FROM_MATRIX, "custom_iou"]
     print(f"\n{rows[0]['data']}, {rows[0]['test_images']} test photographs at {pets.IMAGE_SIZE} px")
-    print(f"{'network':16}" + "".join(f"{name.replace('iou_old_torchmetrics', 'iou, old'):>16}" for name in COLUMNS))
+    print(f"{'network':16}" + "".join(f"{name.replace('iou_old_torchmetrics', 'iou, old'):>16}" for name in columns))
     for row in rows:
-        print(f"{row['network']:16}" + "".join(f"{row[name]:16.4f}" for name in COLUMNS))
+        print(f"{row['network']:16}" + "".join(f"{row[name]:16.4f}" for name in columns))
     print(f"\n{'network':16}" + "".join(f"{f'{s} pets':>24}" for s in rows[0]["by_pet_size"]) + "    (pixel, mean IoU)")
     for row in rows:
         thirds = row["by_pet_size"].values()
         print(f"{row['network']:16}" + "".join(f"{t['pixel_accuracy']:16.4f}{t['mean_iou']:8.4f}" for t in thirds))
 
 
-def record(row: dict[str, object]) -> None:
-    """Adds a row to results.jsonl. Raises UserError if that run's row is published already."""
-    folder = published_folder() if PUBLISH else pets.outputs_folder()
-    path = folder / "results.jsonl"
-    if PUBLISH and path.exists():
-        same = ("run", "network", "data", "epochs")
-        old = [json.loads(line) for line in path.read_text().splitlines()]
-        if any(all(other[key] == row[key] for key in same) for other in old):
-            if row["run"] == "baseline":
-                return
-            raise UserError(f"{path} has the row of {row['network']} in run {row['run']} already: one look a row")
-    append_line(path, json.dumps(row))
-    print(f"row of {row['network']} added to {path}")
+def results_path() -> Path:
+    return (published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
+
+
+def published() -> list[dict[str, object]]:
+    return [json.loads(line) for line in results_path().read_text().splitlines()] if results_path().exists() else []
+
+
+def check_unpublished() -> None:
+    """Raises UserError if a row is there already: the test split is looked at once a published row."""
+    for row in published():
+        if row["run"] == RUN and row["network"] in NETWORKS:
+            raise UserError(f"{results_path()} has {row['network']} of run {RUN} already; publish another RUN")
 
 
 if __name__ == "__main__":

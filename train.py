@@ -46,6 +46,7 @@ BATCH_SIZE = 8  # photographs a step
 LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
+FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
 SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
@@ -92,7 +93,10 @@ def check_constants() -> None:
         raise UserError("SIZES and NETWORKS have at least one entry each")
     if min(*SIZES, pets.IMAGE_SIZE) < smallest:
         raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
-    if not (min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1 and LEARNING_RATE > 0 <= min(WEIGHT_DECAY, THREADS)):
+    if not (
+        min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1
+        and min(LEARNING_RATE, FULL_CONV_RATE) > 0 <= min(WEIGHT_DECAY, THREADS)
+    ):
         raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
     if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
         raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
@@ -137,13 +141,16 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser; weight decay is for convolution weights, and not for BatchNorm and biases."""
-    if OPTIMIZER == "adam":
-        return torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim == 1]
-    groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, LEARNING_RATE, fused=True)
+    """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
+    decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0
+    full, separable, others = [], [], []
+    for p in network.parameters():
+        across_channels_and_pixels = p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
+        (others if p.ndim == 1 else full if across_channels_and_pixels else separable).append(p)
+    kinds = ((full, FULL_CONV_RATE, decay), (separable, 1.0, decay), (others, 1.0, 0.0))
+    groups = [{"params": params, "share": share, "weight_decay": wd} for params, share, wd in kinds if params]
+    optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
+    return optimizer(groups, LEARNING_RATE, fused=True)
 
 
 def resume(
@@ -163,11 +170,11 @@ def resume(
     if was != {name: constants()[name] for name in was}:
         differ = ", ".join(f"{name}={value}" for name, value in was.items() if value != constants()[name])
         raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
-    decay = [group["weight_decay"] for group in optimizer.param_groups]
+    of_this_leg = [{name: group[name] for name in ("share", "weight_decay")} for group in optimizer.param_groups]
     network.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
-    for group, weight_decay in zip(optimizer.param_groups, decay):
-        group["weight_decay"] = weight_decay  # a new leg's own
+    for group, own in zip(optimizer.param_groups, of_this_leg):
+        group.update(own)  # loading brought back those of the leg before
     random.set_state(state["random"])
     checkpoints.write_history(folder, history)  # where a kill came between the state and its table
     print(f"going on after epoch {len(history)} in {folder}")
@@ -241,7 +248,7 @@ def train_epoch(
         for step, (images, trimaps) in enumerate(batches(split, random)):
             progress = (epoch - first + step / steps) / (end - first)
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * rate_at(progress, epoch)
+                group["lr"] = LEARNING_RATE * group["share"] * rate_at(progress, epoch)
             losses[step] = train_step(network, optimizer, images, trimaps, dtype)
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses[: step + 1], epoch):.3f}")

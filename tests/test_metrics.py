@@ -98,7 +98,7 @@ def test_data_set_figures_do_not_depend_on_batches_and_batch_means_do():
     assert forward.pop("class_iou") == pytest.approx(backward.pop("class_iou"))
     assert forward == pytest.approx(backward)
     expected = [metrics.iou(matrices[i : i + 16].sum(0)) for i in (0, 16, 32)]
-    assert metrics.batch_mean(matrices, soft)["iou"] == pytest.approx(float(sum(expected) / 3))
+    assert metrics.batch_mean(matrices, soft, 16)["iou"] == pytest.approx(float(sum(expected) / 3))
 
 
 def test_pet_sizes_are_thirds_in_order():
