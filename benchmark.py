@@ -42,7 +42,10 @@ PHOTOGRAPHS = 64  # in a turn of the data path
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
 
+QUALITY = {"pixel_accuracy": 0.854, "iou": 0.69, "custom_iou": 0.60}  # the original's after its 5 epochs
+
 # Outputs
+RESULTS = "outputs/published/results.jsonl"  # where rows of that quality are looked for
 JSON = "outputs/published/benchmark.json"
 PICTURE = "outputs/published/benchmark.png"
 
@@ -78,6 +81,7 @@ def main() -> None:
     result["step_gflop_per_image"] = {network: step_gflop(network) for network in NETWORKS}
     result["share_of_matrix_product"] = share_of_ceiling(result)
     result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
+    result["time_to_quality_seconds"] = {network: time_to_quality(network, result) for network in NETWORKS}
     write(result)
 
 
@@ -165,7 +169,7 @@ class Original(nn.Module):
                 module.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x, kept = self.network.bn_input(x), []
+        x, kept = self.network.bn_input(x.contiguous()), []
         for i in range(1, self.network.stages + 1):
             x = self.network.get_submodule(f"dc{i}")(x)
             size = x.shape[-2:]
@@ -288,11 +292,23 @@ def start_to_first_step() -> float:
     return seconds
 
 
+def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
+    """Seconds of the original's 5 epochs, from what a photograph costs it, and of our fastest run as good as they.
+
+    Ours is from a published row, with the start of the process; None if no row on this machine is that good.
+    """
+    photographs = len(pets.load("trainval").images)
+    original_ms = result["train_step_ms"][network]["original"] + 1000 / result["data_images_per_second"]["original"]
+    rows = [json.loads(line) for line in Path(RESULTS).read_text().splitlines()] if Path(RESULTS).exists() else []
+    good = [row for row in rows if all(row[name] >= least for name, least in QUALITY.items())]
+    here = [r["train_seconds"] for r in good if r["network"] == network and r["machine"] == result["machine"]]
+    ours = min(here) + result["start_to_first_step_seconds"] if here else None
+    return {"original": 5 * photographs * original_ms / 1000, "ours": ours}
+
+
 def write(result: dict[str, object]) -> None:
     path = Path(JSON)
-    old = json.loads(path.read_text()) if path.exists() else {}
-    kept = {"time_to_quality_seconds": old["time_to_quality_seconds"]} if "time_to_quality_seconds" in old else {}
-    write_atomically(path, lambda part: part.write_text(json.dumps(result | kept, indent=1) + "\n"))
+    write_atomically(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
     figures.save_benchmark(Path(PICTURE), result)
     figures.save_pooling(path.with_name("pooling.png"))
     print(json.dumps(result, indent=1))
