@@ -17,9 +17,9 @@ import machine
 import metrics
 import settings
 import train
-from benchmark import Original
 from evaluate import evaluate
 from files import write_atomically
+from original import OriginalSegmentation
 from segnet import NETWORKS
 
 SEEDS = (0, 1, 2)
@@ -50,7 +50,7 @@ def train_once(way: str, seed: int, train_set: pets.Split, validation_set: pets.
     torch.manual_seed(seed)
     network = NETWORKS["segnet_dsc"]()
     train.PRECISION = "float32" if way == "original" else "auto"
-    network = Original(network) if way == "original" else network.to(memory_format=torch.channels_last)
+    network = OriginalSegmentation(network) if way == "original" else network.to(memory_format=torch.channels_last)
     network.to(machine.device())
     train.train_epoch(network, train.make_optimizer(network), train_set, 1, torch.Generator().manual_seed(seed))
     matrices, _ = evaluate(network, validation_set.images, validation_set.trimaps, torch.float32)

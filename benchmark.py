@@ -22,8 +22,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import transforms
-from torchvision.datasets import OxfordIIITPet
 
 import fetch_oxford_iiit_pets as pets
 import figures
@@ -32,6 +30,7 @@ import settings
 import train
 from evaluate import as_input
 from files import write_atomically
+from original import OriginalPets, OriginalSegmentation
 from pooling import max_pool
 from segnet import NETWORKS, ImageSegmentation
 
@@ -129,7 +128,7 @@ def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Te
     """A network, its precision, and a batch."""
     torch.manual_seed(0)
     layout = torch.contiguous_format if way == "original" else torch.channels_last
-    net = Original(NETWORKS[network](head="original")) if way == "original" else NETWORKS[network]()
+    net = OriginalSegmentation(NETWORKS[network](head="original")) if way == "original" else NETWORKS[network]()
     images = torch.rand(BATCH_SIZE, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (BATCH_SIZE, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
     dtype = machine.precision("float32" if way in ("original", "ours_float32") else "auto")
@@ -158,29 +157,6 @@ def inference(network: str, way: str) -> Callable[[], object]:
     return turn
 
 
-class Original(nn.Module):
-    """A network with built-in pooling, whose indices take 8 bytes a window, and ReLUs that make new maps."""
-
-    def __init__(self, network: ImageSegmentation) -> None:
-        super().__init__()
-        self.network = network
-        for module in network.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, kept = self.network.bn_input(x.contiguous()), []
-        for i in range(1, self.network.stages + 1):
-            x = self.network.get_submodule(f"dc{i}")(x)
-            size = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, return_indices=True)
-            kept.append((indices, size))
-        for i in range(self.network.stages, 0, -1):
-            indices, size = kept.pop()
-            x = self.network.get_submodule(f"uc{i}")(F.max_unpool2d(x, indices, 2, output_size=size))
-        return x
-
-
 def data_path(_: str, way: str) -> Callable[[], object]:
     """A turn prepares PHOTOGRAPHS augmented photographs for training."""
     if way != "original":
@@ -195,21 +171,12 @@ def data_path(_: str, way: str) -> Callable[[], object]:
                     every = train.batches(split, random)
 
         return ours
-    photographs = OxfordIIITPet(pets.data_folder().parent, "trainval", target_types="segmentation")
-    nearest = transforms.InterpolationMode.NEAREST
-    resize = transforms.Resize((pets.IMAGE_SIZE, pets.IMAGE_SIZE), interpolation=nearest)
-    both = transforms.Compose([resize, transforms.RandomHorizontalFlip()])
-    jitter, to_tensor = transforms.ColorJitter(0.3, 0.3, 0.3), transforms.ToTensor()
-
-    def item(i: int) -> tuple[Tensor, Tensor]:
-        image, trimap = photographs[i]
-        moved = both(torch.cat([to_tensor(image), to_tensor(trimap)]))
-        return jitter(moved[:3]), (moved[3:] * 255).long() - 1
+    photographs = OriginalPets(pets.data_folder().parent, pets.IMAGE_SIZE)
 
     def original() -> None:
         chosen = torch.randint(0, len(photographs), (PHOTOGRAPHS,)).tolist()
         for start in range(0, PHOTOGRAPHS, BATCH_SIZE):
-            torch.utils.data.default_collate([item(i) for i in chosen[start : start + BATCH_SIZE]])
+            torch.utils.data.default_collate([photographs[i] for i in chosen[start : start + BATCH_SIZE]])
 
     return original
 

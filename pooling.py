@@ -9,6 +9,7 @@ Pooling and unpooling are each other's gradient: both backward passes are `scatt
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Bit patterns are chosen with integer instructions, which are exact for every value and, unlike
@@ -51,6 +52,7 @@ class _MaxPool(torch.autograd.Function):
         return values, places
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor, _) -> Tensor:
         return scatter(gradient, ctx.saved_tensors[0], *ctx.size)
 
@@ -62,6 +64,7 @@ class _MaxUnpool(torch.autograd.Function):
         return scatter(values, places, height, width)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return gather(gradient, ctx.saved_tensors[0]), None, None, None
 
