@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import io
 import re
+import resource
 import tarfile
 import threading
 import time
@@ -144,6 +145,20 @@ def test_a_stalled_connection_is_given_up(server, tmp_path, monkeypatch):
     begin = time.monotonic()
     assert "2 times" in refused(tmp_path, server.url)
     assert time.monotonic() - begin < 5
+
+
+def test_a_full_disk_is_told_and_what_came_is_kept(server, tmp_path):
+    server.answer = lambda h, start: h.send_range(start)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    try:
+        with pytest.raises(UserError, match="could not be written"):
+            fetch(tmp_path, server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["file.tar.gz.part"]
+    fetch(tmp_path, server.url)
+    assert server.asked[1] > 400_000
 
 
 def test_retry_after_is_heeded_within_bounds():
