@@ -54,6 +54,26 @@ def test_published_rows_are_whole(row):
         assert row["commit"] and row["command"] and row["machine"] and row["train_seconds"] > 0
 
 
+def study_line(line):
+    """A line of the study as a line of the README's table of choices."""
+    names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou")
+    figures = [f"{line[f'validation_{name}']:.4f}" for name in names]
+    return (
+        "| " + " | ".join([f"`{line['setting']}`" if line["setting"] else "base", str(line["seed"]), *figures]) + " |"
+    )
+
+
+def study():
+    """Lines of the study with its newest base."""
+    lines = [json.loads(line) for line in (PUBLISHED / "study.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["base"] == lines[-1]["base"]]
+
+
+def test_the_table_of_choices_is_the_study():
+    for line in study():
+        assert study_line(line) in README
+
+
 def benchmark_lines(result):
     """The README's table of speed, from benchmark.json."""
     lines = []

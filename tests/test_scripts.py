@@ -72,7 +72,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
     assert "at least 16 px" in script("train.py", "SIZES=64,8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
-    assert "no network is called" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
+    assert "there are segnet, segnet_dsc" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
     script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,2")
     message = script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,3", "LEARNING_RATE=0.1", fails=True)
