@@ -18,7 +18,7 @@ from settings import UserError
 
 CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
 LARGEST = 50_000_000  # pixels; a photograph beyond this is taken for a decompression bomb
-Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow warns beyond it
+Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
 
 class Pair(NamedTuple):
