@@ -40,8 +40,9 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
     """
     images = (images * brightness).clamp_(0, 1)
     mean = gray(images).mean((1, 2, 3), keepdim=True)
-    images = mean.lerp(images, contrast).clamp_(0, 1)
-    return gray(images).lerp(images, saturation).clamp_(0, 1)
+    images.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
+    rest = gray(images).mul_(1 - saturation)
+    return images.mul_(saturation).add_(rest).clamp_(0, 1)
 
 
 def gray(images: Tensor) -> Tensor:
@@ -59,4 +60,4 @@ def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tens
     grid = F.affine_grid(torch.stack(rows, 1).to(images.device), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
     labels = F.grid_sample(trimaps.to(images.dtype), grid, "nearest", "reflection", align_corners=False)
-    return moved.contiguous(memory_format=torch.channels_last), labels.to(trimaps.dtype)
+    return moved, labels.to(trimaps.dtype)

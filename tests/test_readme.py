@@ -99,3 +99,8 @@ def benchmark_lines(result):
 def test_the_table_of_speed_is_what_benchmark_py_wrote():
     for line in benchmark_lines(json.loads((PUBLISHED / "benchmark.json").read_text())):
         assert line in README
+
+
+def test_the_agreement_of_both_steps_is_what_agreement_py_wrote():
+    mean = json.loads((PUBLISHED / "agreement.json").read_text())["mean"]
+    assert f"{mean['original']:.4f} (original) and {mean['ours']:.4f} (ours)" in README
