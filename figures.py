@@ -65,8 +65,7 @@ def save_curves(path: Path, history: list[dict[str, object]], title: str) -> Non
             label = name.removeprefix("validation_").replace("_", " ")
             right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
         right.set(ylabel="validation", ylim=(None, 1))
-        right.legend(loc="center left", frameon=False)
-    axes.legend(loc="lower left", frameon=False)
+    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=8)
     save(figure, path)
 
 
