@@ -52,10 +52,14 @@ PICTURE = "outputs/published/benchmark.png"
 def main() -> None:
     machine.set_up(train.THREADS)
     pets.load("trainval")  # makes the cache, so that nobody waits for it below
-    result: dict[str, object] = {**machine.about(), "data": pets.data_name(),
-                                 "precision": str(machine.precision("auto")).removeprefix("torch."),
-                                 "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS,
-                                 "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}  # fmt: skip
+    result: dict[str, object] = {
+        **machine.about(),
+        "data": pets.data_name(),
+        "precision": str(machine.precision("auto")).removeprefix("torch."),
+        "batch_size": BATCH_SIZE,
+        "image_size": pets.IMAGE_SIZE,
+        "repeats": REPEATS,
+    }
     result["matrix_product_gflops"] = {t: matrix_product(getattr(torch, t)) for t in {"float32", result["precision"]}}
     peak: dict[str, object] = {}
     for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):

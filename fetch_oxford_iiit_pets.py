@@ -87,6 +87,8 @@ def augmented() -> tuple[Dataset, Dataset]:
 
 def load(split: str) -> Split:
     """All of "trainval" or "test" at IMAGE_SIZE. Raises UserError that names what is missing or damaged."""
+    if IMAGE_SIZE < 16:
+        raise UserError(f"IMAGE_SIZE={IMAGE_SIZE}: photographs are at least 16 px, since the networks halve 4 times")
     return Split(*cache.load(data_folder(), split, IMAGE_SIZE, outputs_folder() / "cache"))
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -103,5 +104,13 @@ def commit() -> str:
 
 
 def about() -> dict[str, object]:
-    """What a published figure depends on beside its constants."""
-    return {"machine": name(), "threads": torch.get_num_threads(), "torch": str(torch.__version__), "commit": commit()}
+    """What a published figure depends on beside its constants, and the command that this process is."""
+    command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    threads = torch.get_num_threads()
+    return {
+        "machine": name(),
+        "threads": threads,
+        "torch": str(torch.__version__),
+        "commit": commit(),
+        "command": command,
+    }

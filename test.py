@@ -8,7 +8,6 @@ Every figure is over the whole test split at once; "batch_mean" in a row is the 
 """
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def baseline(split: pets.Split) -> dict[str, object]:
     row = {"run": "baseline", "network": "all_background", "head": None, "data": pets.data_name(), "train_images": 0}
     row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
     row |= figures_of(*metrics.all_background(split.trimaps)) | {"parameters": 0, "train_seconds": 0, "test_seconds": 0}
-    return row | machine.about() | {"command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}
+    return row | machine.about()
 
 
 def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]:

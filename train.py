@@ -119,8 +119,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     about = {"network": name, "head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "data": pets.data_name(),
-             "train_images": len(train_set.images), "constants": constants(), **machine.about(),
-             "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])}  # fmt: skip
+             "train_images": len(train_set.images), "constants": constants(), **machine.about()}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
         network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)

@@ -71,6 +71,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
     assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
     assert "at least 16 px" in script("train.py", "SIZES=64,8", fails=True)
+    assert "at least 16 px" in script("test.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
