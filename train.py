@@ -48,6 +48,7 @@ OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
+BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in BatchNorm's running mean and variance
 SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
 SEED = 0  # of the first weights, the order of photographs and their augmentation
@@ -124,6 +125,8 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
         torch.manual_seed(SEED)
         network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)
         network.to(machine.device(), memory_format=torch.channels_last)
+        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = BATCH_NORM_MOMENTUM
         optimizer = make_optimizer(network)
         random = torch.Generator().manual_seed(SEED)
         history = resume(folder, network, optimizer, random)
