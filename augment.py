@@ -19,40 +19,39 @@ GRAY = (0.2989, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 
 def augment(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """One draw a photograph of all changes that the constants above ask for.
 
-    images: (B, 3, H, W), float in [0, 1]; trimaps: (B, 1, H, W), integer; random: on the CPU.
-    Returns the same shapes and types, a photograph and its trimap always moved together.
+    images: (B, 3, H, W), uint8; trimaps: (B, 1, H, W), integer; random: on the CPU.
+    Returns the images as float in [0, 1] with channels last in memory, and the trimaps, always moved together.
     """
-    flipped = torch.rand(len(images), 1, 1, 1, generator=random) < FLIP
-    flipped = flipped.to(images.device)
-    images = torch.where(flipped, images.flip(3), images)
-    trimaps = torch.where(flipped, trimaps.flip(3), trimaps)
+    n, device = len(images), images.device
+    flipped = torch.rand(n, generator=random) < FLIP
+    chosen = (torch.arange(n) + n * flipped).to(device)  # whole photographs are chosen faster than pixels
+    images, trimaps = (torch.cat((x, x.flip(3))).index_select(0, chosen) for x in (images, trimaps))
+    images = images.float()
     if ZOOM or ROTATION:
         images, trimaps = move(images, trimaps, random)
-    factors = 1 + JITTER * (2 * torch.rand(3, len(images), 1, 1, 1, generator=random) - 1)
-    return jitter(images, *factors.to(images.device)), trimaps
+    factors = 1 + JITTER * (2 * torch.rand(3, n, 1, 1, generator=random) - 1)
+    return jitter(images, *factors.to(device)), trimaps
 
 
 def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Scales brightness, then contrast around the mean gray, then saturation around each pixel's gray.
 
-    images: (B, 3, H, W) in [0, 1], as is the result; the factors: (B, 1, 1, 1), 1 for no change.
-    Each step equals torchvision.transforms.v2.functional.adjust_brightness, _contrast and _saturation.
+    images: (B, 3, H, W), float in [0, 255], spoilt; the factors: (B, 1, 1), 1 for no change.
+    Returns (B, 3, H, W) in [0, 1], channels last in memory. Each step equals
+    torchvision.transforms.v2.functional.adjust_brightness, _contrast and _saturation.
     """
-    images = (images * brightness).clamp_(0, 1)
-    mean = gray(images).mean((1, 2, 3), keepdim=True)
-    images.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
-    rest = gray(images).mul_(1 - saturation)
-    return images.mul_(saturation).add_(rest).clamp_(0, 1)
-
-
-def gray(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)"""
-    red, green, blue = images.split(1, 1)
-    return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+    n, _, height, width = images.shape
+    pixels = images.flatten(2).mul_(brightness / 255).clamp_(max=1)  # (B, 3, pixels)
+    gray = torch.tensor(GRAY, device=images.device)
+    mean = (pixels.mean(2) @ gray).view(n, 1, 1)
+    pixels.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
+    mix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * gray  # row: weights of a new channel
+    pixels = torch.bmm(pixels.transpose(1, 2), mix.transpose(1, 2)).clamp_(0, 1)  # (B, pixels, 3)
+    return pixels.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
 def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turns, magnifies and shifts each photograph: bilinear, edges mirrored; its trimap: nearest."""
+    """Turns, magnifies and shifts each photograph (float): bilinear, edges mirrored; its trimap: nearest."""
     angle, zoom, right, down = 2 * torch.rand(4, len(images), generator=random) - 1
     angle, scale = angle * ROTATION * torch.pi / 180, 1 / (1 + zoom * ZOOM)
     cos, sin = angle.cos() * scale, angle.sin() * scale

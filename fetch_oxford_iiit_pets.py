@@ -68,9 +68,11 @@ class Pets(Dataset):
         return len(self.split.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image, trimap = self.split.images[i : i + 1] / 255, self.split.trimaps[i : i + 1].long()
+        image, trimap = self.split.images[i : i + 1], self.split.trimaps[i : i + 1].long()
         if self.augmented:
             image, trimap = augment(image, trimap, torch.default_generator)
+        else:
+            image = image / 255
         return image[0], trimap[0]
 
 

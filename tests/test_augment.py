@@ -10,16 +10,17 @@ from toy_pets import draw_pet
 
 def batch(n=64, size=32):
     torch.manual_seed(0)
-    images = torch.rand(n, 3, size, size)
-    trimaps = (images[:, :1] * 3).long().clamp(max=2)  # tied to the image, so that both must move together
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+    trimaps = images[:, :1].long() // 86  # tied to the image, so that both must move together
     return images, trimaps
 
 
 def test_jitter_equals_torchvision():
     images, _ = batch(8)
-    factors = 0.7 + 0.6 * torch.rand(3, 8, 1, 1, 1)
-    found = augment.jitter(images, *factors)
-    for i, image in enumerate(images):
+    factors = 0.7 + 0.6 * torch.rand(3, 8, 1, 1)
+    found = augment.jitter(images.float(), *factors)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for i, image in enumerate(images / 255):
         b, c, s = (float(f[i]) for f in factors)
         expected = TF.adjust_saturation(TF.adjust_contrast(TF.adjust_brightness(image, b), c), s)
         assert torch.allclose(found[i], expected, atol=1e-6)
@@ -29,10 +30,11 @@ def test_each_photograph_has_its_own_draw_and_its_trimap_follows(monkeypatch):
     monkeypatch.setattr(augment, "JITTER", 0.0)
     images, trimaps = batch()
     found, moved = augment.augment(images, trimaps, torch.Generator().manual_seed(0))
-    flipped = torch.tensor([not torch.equal(a, b) for a, b in zip(images, found)])
+    found_bytes = (found * 255).round().byte()
+    flipped = torch.tensor([not torch.equal(a, b) for a, b in zip(images, found_bytes)])
     assert 16 < flipped.sum() < 48
-    assert torch.equal(found[flipped], images[flipped].flip(3))
-    assert torch.equal(moved, (found[:, :1] * 3).long().clamp(max=2))
+    assert torch.equal(found_bytes[flipped], images[flipped].flip(3))
+    assert torch.equal(moved, found_bytes[:, :1].long() // 86)
     again, _ = augment.augment(images, trimaps, torch.Generator().manual_seed(0))
     assert torch.equal(found, again)
 
@@ -42,13 +44,13 @@ def test_zoom_and_rotation_move_photograph_and_trimap_alike(monkeypatch):
         monkeypatch.setattr(augment, name, value)
     _, trimap = draw_pet(__import__("numpy").random.default_rng(3))
     trimap = TF.resize(TF.pil_to_tensor(trimap), [64, 64], TF.InterpolationMode.NEAREST)[None].repeat(16, 1, 1, 1) - 1
-    images = (trimap == 0).float().repeat(1, 3, 1, 1)  # the pet's mask as a photograph
+    images = 255 * (trimap == 0).byte().repeat(1, 3, 1, 1)  # the pet's mask as a photograph
     found, moved = augment.augment(images, trimap, torch.Generator().manual_seed(1))
     assert set(moved.unique().tolist()) <= {0, 1, 2}
     assert moved.dtype == trimap.dtype
     agree = ((found[:, :1] > 0.5) == (moved == 0)).float().mean((1, 2, 3))
     assert agree.min() > 0.98  # nearest and bilinear differ along the edge alone
-    assert (found - images).abs().mean((1, 2, 3)).min() > 0.005  # and every one was moved
+    assert (found - images / 255).abs().mean((1, 2, 3)).min() > 0.005  # and every one was moved
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
@@ -57,5 +59,5 @@ def test_nothing_changes_when_nothing_is_asked_for(monkeypatch, dtype):
     monkeypatch.setattr(augment, "JITTER", 0.0)
     images, trimaps = batch(4)
     found, moved = augment.augment(images, trimaps.to(dtype), torch.Generator())
-    assert torch.allclose(found, images, atol=1e-6)
+    assert torch.allclose(found, images / 255, atol=1e-6)
     assert torch.equal(moved, trimaps.to(dtype))
