@@ -15,20 +15,30 @@ def as_input(images: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, batch_size: int = 64) -> Iterator[Tensor]:
-    """Logits (B, 3, H, W), float32, batch by batch, of photographs (N, 3, H, W), uint8."""
+def logits_of(
+    network: nn.Module, images: Tensor, precision: torch.dtype, mirror: bool = False, batch_size: int = 64
+) -> Iterator[Tensor]:
+    """Logits (B, 3, H, W), float32, batch by batch, of photographs (N, 3, H, W), uint8.
+
+    mirror: the mean of the probabilities of a photograph and of its mirror image, as logits.
+    """
     network.eval()
     device = next(network.parameters()).device
     for batch in images.split(batch_size):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits = network(as_input(batch, device))
-        yield logits.float()
+            logits = network(as_input(batch, device)).float()
+            if mirror:
+                mirrored = network(as_input(batch.flip(3), device)).float().flip(3)
+                logits = (logits.softmax(1) + mirrored.softmax(1)).div_(2).log_()
+        yield logits
 
 
-def evaluate(network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def evaluate(
+    network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype, mirror: bool = False
+) -> tuple[Tensor, Tensor]:
     """Confusion matrices (N, 3, 3), int64, and soft IoU (N,) of photographs (N, 3, H, W) with trimaps (N, 1, H, W)."""
     matrices, soft, start = [], [], 0
-    for logits in logits_of(network, images, precision):
+    for logits in logits_of(network, images, precision, mirror):
         truth = trimaps[start : start + len(logits)].to(logits.device)
         start += len(logits)
         matrices.append(metrics.confusion(logits.argmax(1, keepdim=True), truth))

@@ -33,6 +33,7 @@ EPOCH = 0  # 0: the newest
 CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one of the original notebook
 
 # How
+MIRROR = False  # True: the mean of the predictions for a photograph and its mirror image, a row of its own
 USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
 BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
 EXAMPLES = 4  # typical cases in the picture, and as many of the worst
@@ -69,17 +70,22 @@ def weights_of(name: str) -> Path:
     return checkpoints.weights_path(folder, EPOCH or checkpoints.newest_epoch(folder))
 
 
+def row_name() -> str:
+    """What a row of results calls its run."""
+    return (Path(CHECKPOINT).stem or RUN) + ("-mirror" if MIRROR else "")
+
+
 def test_performance(network: nn.Module, about: dict[str, object], split: pets.Split) -> tuple[dict, Tensor]:
     """A row of results, and the confusion matrix of each photograph (N, 3, 3).
 
     about: what the checkpoint says of its training.
     """
     start = time.perf_counter()
-    matrices, soft = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
+    matrices, soft = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
     row = {
-        "run": Path(CHECKPOINT).stem or RUN,
+        "run": row_name(),
         "network": about["network"],
         "head": about["head"],
         "data": pets.data_name(),
@@ -127,7 +133,7 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
     accuracy = MulticlassAccuracy(len(trimap.CLASSES), average="micro")
     jaccard = MulticlassJaccardIndex(len(trimap.CLASSES), average="micro", ignore_index=trimap.BACKGROUND)
     start = 0
-    for logits in logits_of(network, split.images, machine.precision(PRECISION)):
+    for logits in logits_of(network, split.images, machine.precision(PRECISION), MIRROR):
         labels, truth = logits.argmax(1, keepdim=True).cpu(), split.trimaps[start : start + len(logits)].long()
         start += len(logits)
         accuracy.update(labels, truth)
@@ -142,7 +148,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
     order = scores.argsort(stable=True)
     middle = (len(order) - EXAMPLES) // 2
     chosen = torch.cat([order[middle : middle + EXAMPLES], order[:EXAMPLES]])
-    logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION))))
+    logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION), MIRROR)))
     cases = []
     for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu()):
         cases.append({
@@ -153,9 +159,9 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
         })  # fmt: skip
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
     if PUBLISH:
-        folder, prefix = published_folder(), f"{RUN}_{name}_"
+        folder, prefix = published_folder(), f"{row_name()}_{name}_"
     paths = folder / f"{prefix}examples.png", folder / f"{prefix}confusion.png"
-    figures.save_examples(paths[0], cases[:EXAMPLES], cases[EXAMPLES:], f"{name}, run {RUN}, {pets.data_name()}")
+    figures.save_examples(paths[0], cases[:EXAMPLES], cases[EXAMPLES:], f"{name}, run {row_name()}, {pets.data_name()}")
     figures.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
     print(f"drawn: {paths[0]}, {paths[1]}")
 
@@ -187,8 +193,8 @@ def published() -> list[dict[str, object]]:
 def check_unpublished() -> None:
     """Raises UserError if a row is there already: the test split is looked at once a published row."""
     for row in published():
-        if row["run"] == RUN and row["network"] in NETWORKS:
-            raise UserError(f"{results_path()} has {row['network']} of run {RUN} already; publish another RUN")
+        if row["run"] == row_name() and row["network"] in NETWORKS:
+            raise UserError(f"{results_path()} has {row['network']} of run {row_name()} already; publish another RUN")
 
 
 if __name__ == "__main__":

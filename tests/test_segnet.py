@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from checkpoints import load_network
+from evaluate import logits_of
 from segnet import NETWORKS, ImageSegmentation, ImageSegmentationDSC, count_parameters
 from settings import UserError
 
@@ -122,3 +123,13 @@ def test_wrong_checkpoints_are_refused_with_the_reason(tmp_path):
         (tmp_path / "cut").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(UserError, match="damaged"):
             load_network(tmp_path / "cut", "segnet_dsc")
+
+
+def test_mirror_averaging_knows_neither_left_nor_right():
+    torch.manual_seed(0)
+    network = ImageSegmentationDSC().eval()
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    plain, mirrored = (next(logits_of(network, x, torch.float32)).softmax(1) for x in (images, images.flip(3)))
+    found = next(logits_of(network, images, torch.float32, mirror=True)).softmax(1)
+    assert torch.allclose(found, (plain + mirrored.flip(3)) / 2, atol=1e-6)
+    assert not torch.equal(found, plain)
