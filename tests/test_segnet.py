@@ -127,9 +127,12 @@ def test_wrong_checkpoints_are_refused_with_the_reason(tmp_path):
 
 def test_mirror_averaging_knows_neither_left_nor_right():
     torch.manual_seed(0)
-    network = ImageSegmentationDSC().eval()
+    network = ImageSegmentationDSC()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    for norm in network.modules():
+        norm.momentum = 1.0  # BatchNorm's statistics after one batch: an untrained network's maps fade without
+    network(images / 255)
     plain, mirrored = (next(logits_of(network, x, torch.float32)).softmax(1) for x in (images, images.flip(3)))
     found = next(logits_of(network, images, torch.float32, mirror=True)).softmax(1)
     assert torch.allclose(found, (plain + mirrored.flip(3)) / 2, atol=1e-6)
-    assert not torch.equal(found, plain)
+    assert (found - plain).abs().max() > 0.01
