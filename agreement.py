@@ -17,6 +17,7 @@ import machine
 import metrics
 import settings
 import train
+from batches import divide, resized
 from evaluate import evaluate
 from files import write_atomically
 from original import OriginalSegmentation
@@ -31,8 +32,8 @@ JSON = "outputs/published/agreement.json"
 def main() -> None:
     machine.set_up(THREADS)
     train.EPOCHS, train.LOSS, train.BATCH_SIZE, train.LEARNING_RATE = (1, 2), "ce", 16, 1e-3
-    parts = train.divide(pets.load("trainval"), 0.1, 1.0)
-    train_set, validation_set = (train.resized(part, SIZE) for part in parts)
+    parts = divide(pets.load("trainval"), 0.1, 1.0)
+    train_set, validation_set = (resized(part, SIZE) for part in parts)
     accuracies: dict[str, list[float]] = {"original": [], "ours": []}
     for seed in SEEDS:
         for way, found in accuracies.items():

@@ -28,6 +28,7 @@ import figures
 import machine
 import settings
 import train
+from batches import batches
 from evaluate import as_input
 from files import write_atomically
 from original import OriginalPets, OriginalSegmentation
@@ -166,14 +167,14 @@ def data_path(_: str, way: str) -> Callable[[], object]:
     """A turn prepares PHOTOGRAPHS augmented photographs for training."""
     if way != "original":
         split, random = pets.load("trainval"), torch.Generator().manual_seed(0)
-        every = train.batches(split, random)
+        every = batches(split, train.BATCH_SIZE, random)
 
         def ours() -> None:
             nonlocal every
             for _ in range(PHOTOGRAPHS // train.BATCH_SIZE):
                 batch = next(every, None)
                 if batch is None:
-                    every = train.batches(split, random)
+                    every = batches(split, train.BATCH_SIZE, random)
 
         return ours
     photographs = OriginalPets(pets.data_folder().parent, pets.IMAGE_SIZE)

@@ -8,18 +8,19 @@ Everything is read with weights_only=True: a file from a stranger can be wrong b
 """
 
 import csv
-import pickle
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from torch import nn
 
-from files import clear_parts, write_atomically
+import pretrained
+from files import clear_parts, load_file, write_atomically
 from segnet import NETWORKS
 from settings import UserError
 
-SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4}  # what builds a network, beside its name
+# What builds a network, beside its name
+SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
 
 
 def run_folder(outputs: Path, run: str, network: str) -> Path:
@@ -30,13 +31,16 @@ def weights_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch_{epoch:02d}.pt"
 
 
-def build(network: str, **shape: object) -> nn.Module:
+def build(network: str, encoder: str = "", skips: bool = False, **shape: object) -> nn.Module:
     """A new network by name. Raises UserError for a name or a shape that there isn't."""
-    if network not in NETWORKS:
-        raise UserError(f"no network is called {network!r}; there are {', '.join(NETWORKS)}")
     try:
+        names = {pretrained.full_name(base, encoder): base for base in NETWORKS}
+        if network not in names:
+            raise UserError(f"no network is called {network!r}; there are {', '.join(names)}")
+        if encoder:
+            return pretrained.build(names[network], encoder, skips, **shape)
         return NETWORKS[network](**shape)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{network}: {error}") from error
 
 
@@ -76,24 +80,6 @@ def read_state(folder: Path) -> dict[str, object] | None:
     return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
 
 
-def load_file(path: Path) -> dict[str, object]:
-    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not there; train first: python train.py") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
-        ) from error
-    except Exception as error:  # a damaged file makes torch.load raise of many kinds
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} is damaged: {reason}") from error
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
-    return saved
-
-
 def load_network(path: Path, expected: str) -> tuple[nn.Module, dict[str, object]]:
     """The network whose weights are in a file, and what the file says about it.
 
@@ -119,7 +105,9 @@ def newest_epoch(folder: Path) -> int:
     """The number of the newest epoch with saved weights. Raises UserError if there is none."""
     epochs = [int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_[0-9]*.pt")]
     if not epochs:
-        raise UserError(f"no trained network in {folder}; train first: python train.py")
+        others = sorted({path.parent.name for path in folder.parent.glob("*/epoch_*.pt")})
+        hint = f"NETWORKS={','.join(others)} are there" if others else "train first: python train.py"
+        raise UserError(f"no trained network in {folder}; {hint}")
     return max(epochs)
 
 

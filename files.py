@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from settings import UserError
 
@@ -41,3 +44,21 @@ def append_line(path: Path, line: str) -> None:
             file.write(line + "\n")
     except OSError as error:
         raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
+
+
+def load_file(path: Path) -> dict[str, object]:
+    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
+        ) from error
+    except Exception as error:  # a damaged file makes torch.load raise of many kinds
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{path} is damaged: {reason}") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
+    return saved

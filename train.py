@@ -9,7 +9,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,8 +22,10 @@ import fetch_oxford_iiit_pets as pets
 import figures
 import machine
 import metrics
+import pretrained
 import segnet
 import settings
+from batches import batches, divide, resized, steps_in
 from evaluate import evaluate
 from settings import UserError
 
@@ -34,6 +35,12 @@ HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution;
 KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
 RUN = "default"  # name of the run's folder in outputs/; a run with other constants wants another
+
+# Pretrained, see pretrained.py
+ENCODER = ""  # "vgg16_bn", or one of timm such as "tf_efficientnet_lite0"; "": both networks from scratch
+ENCODER_WEIGHTS = ""  # file of its weights; "": the library's own
+FREEZE_ENCODER = False  # True: the decoder alone learns
+SKIP_FEATURES = False  # True: the decoder gets the encoder's finer maps too, as in a U-Net
 
 # On what
 VALIDATION_SHARE = 0.0  # of each breed's photographs kept out of training to choose constants by, e.g. 0.1
@@ -47,8 +54,8 @@ LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
+ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
-BATCH_NORM_MOMENTUM = 0.1  # weight of the newest batch in BatchNorm's running mean and variance
 SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
 SEED = 0  # of the first weights, the order of photographs and their augmentation
@@ -59,7 +66,7 @@ PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfl
 CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
 
 # Which of these may differ when a run is resumed
-FIXED = frozenset({"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER"})  # never
+FIXED = frozenset({"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "ENCODER", "FREEZE_ENCODER", "SKIP_FEATURES"})  # never
 ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
 
 
@@ -101,32 +108,23 @@ def check_constants() -> None:
         raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
     if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
         raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
-
-
-def divide(split: pets.Split, validation_share: float, train_share: float) -> tuple[pets.Split, pets.Split]:
-    """A training and a validation part, each with its share of every breed; the same ones on every machine."""
-    chosen: tuple[list[int], list[int]] = [], []
-    random = torch.Generator().manual_seed(0)
-    for breed in sorted({pair.breed for pair in split.pairs}):
-        members = [i for i, pair in enumerate(split.pairs) if pair.breed == breed]
-        order = torch.randperm(len(members), generator=random).tolist()
-        kept = max(1, len(members) - round(len(members) * validation_share))
-        chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
-        chosen[1].extend(members[i] for i in order[kept:])
-    return tuple(pets.Split(split.images[i], split.trimaps[i], [split.pairs[k] for k in i]) for i in chosen)
+    if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
+        raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
 
 
 def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) -> None:
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
+    name = pretrained.full_name(name, ENCODER)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
-    about = {"network": name, "head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "data": pets.data_name(),
-             "train_images": len(train_set.images), "constants": constants(), **machine.about()}  # fmt: skip
+    shape = {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
+    about = {"network": name, **shape, "data": pets.data_name(), "train_images": len(train_set.images),
+             "constants": constants(), **machine.about()}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
-        network = checkpoints.build(name, head=HEAD, kernel_size=KERNEL_SIZE, stages=STAGES)
+        network = checkpoints.build(name, **shape)
+        if ENCODER:
+            prepare_encoder(network)
         network.to(machine.device(), memory_format=torch.channels_last)
-        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.momentum = BATCH_NORM_MOMENTUM
         optimizer = make_optimizer(network)
         random = torch.Generator().manual_seed(SEED)
         history = resume(folder, network, optimizer, random)
@@ -142,17 +140,27 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
         print(f"{name}: {len(history)} epochs in {folder}")
 
 
+def prepare_encoder(network: nn.Module) -> None:
+    """Gives the encoder its pretrained weights, and freezes it if it is to stay as it is."""
+    pretrained.check_sizes(network, (*SIZES, pets.IMAGE_SIZE))
+    print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
+    for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
+        module.requires_grad_(False)
+
+
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
     decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0
-    full, separable, others = [], [], []
+    encoder = {p for module in pretrained.encoder_of(network) for p in module.parameters()} if ENCODER else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by share of the rate, and weight decay
     for p in network.parameters():
         across_channels_and_pixels = p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
-        (others if p.ndim == 1 else full if across_channels_and_pixels else separable).append(p)
-    kinds = ((full, FULL_CONV_RATE, decay), (separable, 1.0, decay), (others, 1.0, 0.0))
-    groups = [{"params": params, "share": share, "weight_decay": wd} for params, share, wd in kinds if params]
+        share = ENCODER_RATE if p in encoder else FULL_CONV_RATE if across_channels_and_pixels else 1.0
+        if p.requires_grad:
+            groups.setdefault((share, decay if p.ndim > 1 else 0.0), []).append(p)
+    settings_ = [{"params": params, "share": share, "weight_decay": wd} for (share, wd), params in groups.items()]
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
-    return optimizer(groups, LEARNING_RATE, fused=True)
+    return optimizer(settings_, LEARNING_RATE, fused=True)
 
 
 def resume(
@@ -196,14 +204,6 @@ def size_in(epoch: int) -> int:
     return SIZES[(epoch - first) * len(SIZES) // (end - first)]
 
 
-def resized(split: pets.Split, size: int) -> pets.Split:
-    """The photographs at another size, antialiased bilinear, and trimaps nearest."""
-    if size == split.images.shape[-1]:
-        return split
-    images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
-    return pets.Split(torch.cat(images), F.interpolate(split.trimaps, (size, size), mode="nearest-exact"), split.pairs)
-
-
 def rate_at(progress: float, epoch: int) -> float:
     """Share of LEARNING_RATE at a point of the run: progress in [0, 1), epoch from 1."""
     if SCHEDULE == "one_cycle":
@@ -225,31 +225,19 @@ def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
     return iou if LOSS == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
 
 
-def batches(split: pets.Split, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of augmented batches on the device; the last, smaller one is left out if there is another.
-
-    The photographs are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
-    """
-    device = machine.device()
-    images, trimaps = split.images.to(device), split.trimaps.to(device)
-    order = torch.randperm(len(images), generator=random).to(device)
-    for chosen in order.split(BATCH_SIZE)[: max(1, len(order) // BATCH_SIZE)]:
-        photographs, labels = images.index_select(0, chosen), trimaps.index_select(0, chosen)
-        photographs, labels = augment.augment(photographs, labels, random)
-        yield photographs, labels.long()
-
-
 def train_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, split: pets.Split, epoch: int, random: torch.Generator
 ) -> float:
     """One pass over the photographs; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()
+    for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
+        module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
-    steps = max(1, len(split.images) // BATCH_SIZE)
+    steps = steps_in(split, BATCH_SIZE)
     dtype = machine.precision(PRECISION)
     losses = torch.zeros(steps, device=machine.device())
     with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="photo", leave=False) as bar:
-        for step, (images, trimaps) in enumerate(batches(split, random)):
+        for step, (images, trimaps) in enumerate(batches(split, BATCH_SIZE, random)):
             progress = (epoch - first + step / steps) / (end - first)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * group["share"] * rate_at(progress, epoch)

@@ -14,6 +14,7 @@ from conftest import ROOT
 
 import settings
 import train
+from batches import divide
 from settings import UserError
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1")
@@ -125,8 +126,8 @@ def test_another_leg_of_a_run_may_have_other_constants(script, tmp_path):
 def test_parts_for_choosing_are_fixed_stratified_and_nested():
     pairs = [type("Pair", (), {"breed": i % 37, "name": str(i)}) for i in range(1850)]
     split = train.pets.Split(torch.arange(1850), torch.arange(1850), pairs)
-    whole, validation = train.divide(split, 0.1, 1.0)
-    third, same = train.divide(split, 0.1, 1 / 3)
+    whole, validation = divide(split, 0.1, 1.0)
+    third, same = divide(split, 0.1, 1 / 3)
     assert len(validation.pairs) == 185
     assert {sum(p.breed == b for p in validation.pairs) for b in range(37)} == {5}
     assert {sum(p.breed == b for p in third.pairs) for b in range(37)} == {15}
@@ -134,7 +135,7 @@ def test_parts_for_choosing_are_fixed_stratified_and_nested():
     assert not names[0] & names[1]
     assert names[2] < names[0]
     assert names[1] == names[3]
-    everything, nothing = train.divide(split, 0.0, 1.0)
+    everything, nothing = divide(split, 0.0, 1.0)
     assert (len(everything.pairs), len(nothing.pairs)) == (1850, 0)
 
 

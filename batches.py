@@ -1,0 +1,52 @@
+"""What a training epoch is fed: a choice of photographs, at a size, in augmented batches."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import augment
+import machine
+from fetch_oxford_iiit_pets import Split
+
+
+def divide(split: Split, validation_share: float, train_share: float) -> tuple[Split, Split]:
+    """A training and a validation part, each with its share of every breed; the same ones on every machine."""
+    chosen: tuple[list[int], list[int]] = [], []
+    random = torch.Generator().manual_seed(0)
+    for breed in sorted({pair.breed for pair in split.pairs}):
+        members = [i for i, pair in enumerate(split.pairs) if pair.breed == breed]
+        order = torch.randperm(len(members), generator=random).tolist()
+        kept = max(1, len(members) - round(len(members) * validation_share))
+        chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
+        chosen[1].extend(members[i] for i in order[kept:])
+    return tuple(Split(split.images[i], split.trimaps[i], [split.pairs[k] for k in i]) for i in chosen)
+
+
+def resized(split: Split, size: int) -> Split:
+    """The photographs at another size, antialiased bilinear, and trimaps nearest."""
+    if size == split.images.shape[-1]:
+        return split
+    images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
+    return Split(torch.cat(images), F.interpolate(split.trimaps, (size, size), mode="nearest-exact"), split.pairs)
+
+
+def steps_in(split: Split, batch_size: int) -> int:
+    """Batches an epoch: the last, smaller one is left out if there is another."""
+    return max(1, len(split.images) // batch_size)
+
+
+def batches(split: Split, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """An epoch of augmented batches on the device, in a random order: photographs (B, 3, H, W), float in [0, 1], and
+    trimaps (B, 1, H, W), long.
+
+    The photographs are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
+    """
+    device = machine.device()
+    images, trimaps = split.images.to(device), split.trimaps.to(device)
+    order = torch.randperm(len(images), generator=random).to(device)
+    for chosen in order.split(batch_size)[: steps_in(split, batch_size)]:
+        photographs, labels = images.index_select(0, chosen), trimaps.index_select(0, chosen)
+        photographs, labels = augment.augment(photographs, labels, random)
+        yield photographs, labels.long()

