@@ -80,15 +80,18 @@ def read_state(folder: Path) -> dict[str, object] | None:
     return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
 
 
-def load_network(path: Path, expected: str) -> tuple[nn.Module, dict[str, object]]:
+def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, object]]:
     """The network whose weights are in a file, and what the file says about it.
 
-    A bare state dict, as the original notebook saved it, is taken for `expected` with the original head.
-    Raises UserError if the file is of another network, or does not fit.
+    A bare state dict, as the original notebook saved it, is taken for the network that its layers are of, with the
+    original head. Raises UserError if the file is of another network than expected ("": any), or does not fit.
     """
     saved = load_file(path)
     if "weights" not in saved:
-        saved = {"weights": saved, "network": expected, **SHAPE, "head": "original"}
+        separable = any(".depthwise." in str(key) for key in saved)
+        name = expected or ("segnet_dsc" if separable else "segnet")
+        saved = {"weights": saved, "network": name, **SHAPE, "head": "original"}
+    expected = expected or saved.get("network")
     if saved.get("network") != expected:
         raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     saved = SHAPE | saved

@@ -103,6 +103,20 @@ def show_case(axes: np.ndarray, case: dict) -> None:
     )
 
 
+def save_contact_sheet(path: Path, cutouts: list[Tensor], columns: int = 5) -> None:
+    """Cut-outs, each (4, h, w), uint8, on a chequered ground that shows what is transparent."""
+    rows = -(-len(cutouts) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.7 * rows), layout="constrained", squeeze=False)
+    for axis, cutout in zip(axes.flat, cutouts):
+        height, width = cutout.shape[-2:]
+        chequers = 0.75 + 0.2 * (np.add.outer(np.arange(height) // 8, np.arange(width) // 8) % 2)
+        axis.imshow(chequers, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(cutout.permute(1, 2, 0).numpy())
+    for axis in axes.flat:
+        axis.set_axis_off()
+    save(figure, path)
+
+
 def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
     """Confusion matrix (3, 3), [truth, prediction], in shares of the true class."""
     shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()

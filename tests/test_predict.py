@@ -1,0 +1,66 @@
+"""predict.py as a pet owner runs it: upright, at the photograph's own size, and what can't be read is named."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoints
+from toy_pets import draw_pet
+
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
+
+
+@pytest.fixture
+def trained(script, tmp_path):
+    script("train.py", *QUICK)
+    return tmp_path / "toy" / "default" / "segnet_dsc" / "epoch_03.pt"
+
+
+def test_photographs_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(script, trained, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "predictions"
+    folder.mkdir()
+    photograph, _ = draw_pet(np.random.default_rng(5))
+    upright = photograph.resize((203, 121))
+    upright.save(folder / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise to see it upright
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.webp", lossless=True, exif=exif)
+    upright.convert("RGBA").save(folder / "upright.tiff")
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than a beginning")
+    (folder / "notes.txt").write_text("not a picture, not looked at")
+    error = script("predict.py", str(folder), f"CHECKPOINT={trained}", f"FOLDER={out}", "SHEET=True", fails=True)
+    assert "skipped" in error
+    made = {path.name for path in out.iterdir()}
+    names = ("turned", "upright", "upright_2")
+    kinds = ("overlay.jpg", "trimap.png", "cutout.png")
+    assert made == {f"{name}_{kind}" for name in names for kind in kinds} | {"contact_sheet.png"}
+    trimaps = [np.array(Image.open(out / f"{name}_trimap.png")) for name in names]
+    assert trimaps[0].shape == (121, 203)
+    assert set(np.unique(trimaps[0])) <= {1, 2, 3}
+    assert len(np.unique(trimaps[0])) > 1  # it learnt something to tell apart
+    assert all(np.array_equal(trimaps[0], other) for other in trimaps[1:])
+    cutout = np.array(Image.open(out / "upright_cutout.png"))
+    assert np.array_equal(cutout[..., :3], np.array(upright))
+    assert cutout[..., 3][trimaps[1] == 1].mean() > cutout[..., 3][trimaps[1] == 2].mean()
+
+
+def test_exported_network_gives_the_same_labels(script, trained, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    script("predict.py", f"EXPORT={tmp_path / 'net.onnx'}", f"CHECKPOINT={trained}")
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    network, _ = checkpoints.load_network(trained)
+    images = torch.rand(1, 3, 32, 32)
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    with torch.inference_mode():
+        expected = network.eval()(images)
+    assert torch.allclose(torch.from_numpy(logits), expected, atol=1e-4)
+    assert torch.equal(torch.from_numpy(logits).argmax(1), expected.argmax(1))
+
+
+def test_mistakes_are_told_in_a_line(script, tmp_path):
+    assert "train first" in script("predict.py", "cat.jpg", fails=True)
+    torch.save({"weights": {}, "network": "unheard-of"}, tmp_path / "other.pt")
+    assert "no network is called 'unheard-of'" in script(
+        "predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'other.pt'}", fails=True
+    )
