@@ -54,8 +54,8 @@ def train_once(way: str, seed: int, train_set: pets.Split, validation_set: pets.
     network = OriginalSegmentation(network) if way == "original" else network.to(memory_format=torch.channels_last)
     network.to(machine.device())
     train.train_epoch(network, train.make_optimizer(network), train_set, 1, torch.Generator().manual_seed(seed))
-    matrices, _ = evaluate(network, validation_set.images, validation_set.trimaps, torch.float32)
-    return float(metrics.pixel_accuracy(matrices.sum(0)))
+    found = evaluate(network, validation_set.images, validation_set.trimaps, torch.float32)
+    return float(metrics.pixel_accuracy(found.matrices.sum(0)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import fetch_oxford_iiit_pets as pets
 import figures
@@ -29,11 +28,10 @@ import machine
 import settings
 import train
 from batches import batches
-from evaluate import as_input
+from cost import kept_bytes, multiply_adds
 from files import write_atomically
-from original import OriginalPets, OriginalSegmentation
-from pooling import max_pool
-from segnet import NETWORKS, ImageSegmentation
+from original import OriginalPets, OriginalSegmentation, builtin_down
+from segnet import SEGNETS, ImageSegmentation, UNet
 
 # What is measured
 BATCH_SIZE = 16  # photographs a step, the original's
@@ -65,7 +63,7 @@ def main() -> None:
     peak: dict[str, object] = {}
     for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):
         result[key], result[f"{key}_fastest"], peak[kind] = {}, {}, {}
-        for network in NETWORKS:
+        for network in SEGNETS:
             turns, memory = take_turns(kind, network, WAYS)
             per_photograph = {way: [1000 * s / BATCH_SIZE for s in seconds] for way, seconds in turns.items()}
             result[key][network] = {way: statistics.median(ms) for way, ms in per_photograph.items()}
@@ -73,7 +71,7 @@ def main() -> None:
             peak[kind][network] = memory
             print(kind, network, ", ".join(f"{w} {ms:.1f} ms" for w, ms in result[key][network].items()), flush=True)
     result["tried_train_step_ms"] = {}
-    for network in NETWORKS if TRIED else ():
+    for network in SEGNETS if TRIED else ():
         turns, _ = take_turns("train", network, ("ours", *TRIED))
         result["tried_train_step_ms"][network] = {w: 1000 * statistics.median(s) / BATCH_SIZE for w, s in turns.items()}
     turns, _ = take_turns("data", "segnet", WAYS[:2])
@@ -81,11 +79,15 @@ def main() -> None:
     data_ms = 1000 / result["data_images_per_second"]["ours"]
     result["data_share_of_step"] = {name: data_ms / by_way["ours"] for name, by_way in result["train_step_ms"].items()}
     result["peak_memory_mib"] = peak
-    result["kept_bytes_per_image"] = kept_bytes()
-    result["step_gflop_per_image"] = {network: step_gflop(network) for network in NETWORKS}
+    handing_over = {"segnet_builtin": ImageSegmentation(), "segnet": ImageSegmentation(), "unet": UNet()}
+    handing_over["segnet_builtin"].down = builtin_down
+    result["kept_bytes_per_image"] = {name: kept_bytes(net, pets.IMAGE_SIZE) for name, net in handing_over.items()}
+    # forward, and twice that backward; a multiply-add is two operations
+    step_gflop = {name: 3 * 2 * multiply_adds(network(), pets.IMAGE_SIZE) / 1e9 for name, network in SEGNETS.items()}
+    result["step_gflop_per_image"] = step_gflop
     result["share_of_matrix_product"] = share_of_ceiling(result)
     result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
-    result["time_to_quality_seconds"] = {network: time_to_quality(network, result) for network in NETWORKS}
+    result["time_to_quality_seconds"] = {network: time_to_quality(network, result) for network in SEGNETS}
     write(result)
 
 
@@ -134,7 +136,7 @@ def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Te
     """A network, its precision, and a batch."""
     torch.manual_seed(0)
     layout = torch.contiguous_format if way == "original" else torch.channels_last
-    net = OriginalSegmentation(NETWORKS[network](head="original")) if way == "original" else NETWORKS[network]()
+    net = OriginalSegmentation(SEGNETS[network](head="original")) if way == "original" else SEGNETS[network]()
     images = torch.rand(BATCH_SIZE, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (BATCH_SIZE, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
     dtype = machine.precision("float32" if way in ("original", "ours_float32") else "auto")
@@ -185,39 +187,6 @@ def data_path(_: str, way: str) -> Callable[[], object]:
             torch.utils.data.default_collate([photographs[i] for i in chosen[start : start + BATCH_SIZE]])
 
     return original
-
-
-def kept_bytes() -> dict[str, int]:
-    """Bytes that an encoder hands to its decoder for a photograph: indices, our places, or a U-Net's whole maps."""
-    kept = {"segnet_builtin": 0, "segnet": 0, "unet": 0}
-    x = as_input(
-        torch.randint(0, 256, (1, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE), dtype=torch.uint8), torch.device("cpu")
-    )
-    network = ImageSegmentation().eval()
-    with torch.inference_mode():
-        for i in range(1, network.stages + 1):
-            x = network.get_submodule(f"dc{i}")(x)
-            kept["unet"] += x.nbytes
-            kept["segnet_builtin"] += F.max_pool2d(x, 2, return_indices=True)[1].nbytes
-            x, places = max_pool(x)
-            kept["segnet"] += places.nbytes
-    return kept
-
-
-def step_gflop(network: str) -> float:
-    """GFLOP of the convolutions in a training step of one photograph: a forward pass, and twice that backward."""
-    net, flop = NETWORKS[network](), 0
-
-    def count(module: nn.Conv2d, _, output: Tensor) -> None:
-        nonlocal flop
-        flop += 2 * module.weight.numel() * output.shape[-2] * output.shape[-1]
-
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    with torch.inference_mode():
-        net(torch.rand(1, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
-    return 3 * flop / 1e9
 
 
 def share_of_ceiling(result: dict) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ from files import clear_parts, write_atomically
 from settings import UserError
 
 CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
+SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 LARGEST = 50_000_000  # pixels; a photograph beyond this is taken for a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
@@ -26,6 +27,7 @@ class Pair(NamedTuple):
 
     name: str  # e.g. Abyssinian_100
     breed: int  # 0 to 36
+    species: str  # "cat" or "dog"
     where: str  # file and line that list it, for errors
 
 
@@ -45,9 +47,10 @@ def read_list(folder: Path, split: str) -> list[Pair]:
             continue
         fields = line.split()
         numbers = [int(field) for field in fields[1:] if field.isdigit()]
-        if len(fields) != 4 or len(numbers) != 3 or not 1 <= numbers[0] <= 37 or Path(fields[0]).name != fields[0]:
+        known = len(numbers) == 3 and 1 <= numbers[0] <= 37 and numbers[1] in SPECIES
+        if len(fields) != 4 or not known or Path(fields[0]).name != fields[0]:
             raise UserError(f"{path}, line {number}: expected NAME BREED SPECIES NUMBER, found {line[:60]!r}")
-        pairs.append(Pair(fields[0], numbers[0] - 1, f"{path}, line {number}"))
+        pairs.append(Pair(fields[0], numbers[0] - 1, SPECIES[numbers[1]], f"{path}, line {number}"))
     if not pairs:
         raise UserError(f"{path} lists no photographs; unpack annotations.tar.gz again")
     return pairs

@@ -35,12 +35,16 @@ def logits_of(
 
 def evaluate(
     network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype, mirror: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Confusion matrices (N, 3, 3), int64, and soft IoU (N,) of photographs (N, 3, H, W) with trimaps (N, 1, H, W)."""
-    matrices, soft, start = [], [], 0
+) -> metrics.Evaluation:
+    """What the metrics need, of photographs (N, 3, H, W), uint8, with trimaps (N, 1, H, W)."""
+    parts, start = [], 0
     for logits in logits_of(network, images, precision, mirror):
         truth = trimaps[start : start + len(logits)].to(logits.device)
         start += len(logits)
-        matrices.append(metrics.confusion(logits.argmax(1, keepdim=True), truth))
-        soft.append(metrics.soft_iou(logits, truth, softmax=True))
-    return torch.cat(matrices).cpu(), torch.cat(soft).cpu()
+        labels = logits.argmax(1, keepdim=True)
+        parts.append((
+            metrics.confusion(labels, truth),
+            metrics.soft_iou(logits, truth, softmax=True),
+            metrics.confusion(labels, truth, metrics.contour_of(truth)),
+        ))  # fmt: skip
+    return metrics.Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)))

@@ -4,12 +4,15 @@ Pixel accuracy flatters: on a photograph whose pet fills a tenth, "all backgroun
 ten. IoU (intersection over union of the predicted and the true region of a class) counts only what was found.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trimap import BACKGROUND, BORDER, CLASSES, PET
 
+CONTOUR = 3  # px at 128 px a side; how near is "near the contour"
 SMOOTH = 0.001  # keeps the soft IoU finite; its value in the original
 
 
@@ -42,15 +45,30 @@ class IoULoss(nn.Module):
         return -IoUMetric(pred, gt, self.softmax).log()
 
 
-def confusion(labels: Tensor, trimaps: Tensor) -> Tensor:
+def near_contour(trimaps: Tensor, radius: int) -> Tensor:
+    """Pixels at most `radius` px, in rows and columns, from the border class: (B, 1, H, W), bool.
+
+    The "trimap" evaluation of Kohli, Ladicky and Torr 2009 (https://doi.org/10.1007/s11263-008-0202-0): inside and
+    outside are easy, so that what happens here is lost in figures of whole photographs.
+    """
+    return F.max_pool2d((trimaps == BORDER).float(), 2 * radius + 1, stride=1, padding=radius) > 0
+
+
+def contour_of(trimaps: Tensor) -> Tensor:
+    """near_contour at CONTOUR px of 128."""
+    return near_contour(trimaps, max(1, round(CONTOUR * trimaps.shape[-1] / 128)))
+
+
+def confusion(labels: Tensor, trimaps: Tensor, where: Tensor | None = None) -> Tensor:
     """Confusion matrix of each photograph, on its device: (B, 3, 3), int64, [truth, prediction], in pixels.
 
-    labels, trimaps: (B, 1, H, W), integer classes 0, 1 and 2.
+    labels, trimaps: (B, 1, H, W), integer classes 0, 1 and 2; where: (B, 1, H, W), bool, the pixels that count.
     """
     n, classes = len(labels), len(CLASSES)
     cells = trimaps.long() * classes + labels.long()
     cells = cells.flatten(1) + classes * classes * torch.arange(n, device=labels.device)[:, None]
-    return torch.bincount(cells.flatten(), minlength=n * classes * classes).view(n, classes, classes)
+    cells = cells.flatten() if where is None else cells[where.flatten(1)]
+    return torch.bincount(cells, minlength=n * classes * classes).view(n, classes, classes)
 
 
 def pixel_accuracy(matrix: Tensor) -> Tensor:
@@ -114,11 +132,23 @@ def ratio(part: Tensor, whole: Tensor) -> Tensor:
 FROM_MATRIX = {f.__name__: f for f in (pixel_accuracy, mean_iou, iou, iou_old_torchmetrics, dice)}
 
 
-def summary(matrices: Tensor, soft: Tensor) -> dict[str, object]:
-    """All figures over photographs (N, 3, 3) and their soft IoU (N,), as one data set: nothing depends on batches."""
-    total = matrices.sum(0)
+class Evaluation(NamedTuple):
+    """What all figures are computed from, a photograph each."""
+
+    matrices: Tensor  # confusion matrices (N, 3, 3)
+    soft: Tensor  # IoUMetric (N,)
+    contour: Tensor  # confusion matrices (N, 3, 3) of the pixels near the contour
+
+
+def summary(found: Evaluation) -> dict[str, object]:
+    """All figures over all photographs as one data set: nothing depends on batches."""
+    total = found.matrices.sum(0)
     figures: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
-    return figures | {"custom_iou": float(soft.double().mean()), "class_iou": class_iou(total).tolist()}
+    return figures | {
+        "custom_iou": float(found.soft.double().mean()),
+        "class_iou": class_iou(total).tolist(),
+        "contour_mean_iou": float(mean_iou(found.contour.sum(0))),
+    }
 
 
 def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int) -> dict[str, float]:
@@ -146,9 +176,23 @@ def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
     return thirds
 
 
-def all_background(trimaps: Tensor) -> tuple[Tensor, Tensor]:
-    """Confusion matrices and soft IoU of the baseline that calls every pixel background."""
+def by_group(matrices: Tensor, groups: list[str]) -> dict[str, dict[str, float]]:
+    """Figures of each group of photographs, by its name in alphabetical order; groups: one name a photograph."""
+    found = {}
+    for name in sorted(set(groups)):
+        members = torch.tensor([i for i, group in enumerate(groups) if group == name])
+        total = matrices[members].sum(0)
+        found[name] = {
+            "photographs": len(members),
+            "pixel_accuracy": float(pixel_accuracy(total)),
+            "mean_iou": float(mean_iou(total)),
+        }
+    return found
+
+
+def all_background(trimaps: Tensor) -> Evaluation:
+    """The baseline that calls every pixel background."""
     labels = torch.full_like(trimaps, BACKGROUND)
     probabilities = F.one_hot(torch.tensor(BACKGROUND), len(CLASSES)).view(1, -1, 1, 1).float()
     soft = [soft_iou(probabilities.expand(1, -1, *t.shape[-2:]), t[None]) for t in trimaps]
-    return confusion(labels, trimaps), torch.cat(soft)
+    return Evaluation(confusion(labels, trimaps), torch.cat(soft), confusion(labels, trimaps, contour_of(trimaps)))

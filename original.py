@@ -17,21 +17,24 @@ class OriginalSegmentation(nn.Module):
     def __init__(self, network: ImageSegmentation) -> None:
         super().__init__()
         self.network = network
+        network.down, network.up = builtin_down, builtin_up
         for module in network.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x, kept = self.network.bn_input(x.contiguous()), []
-        for i in range(1, self.network.stages + 1):
-            x = self.network.get_submodule(f"dc{i}")(x)
-            size = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, return_indices=True)
-            kept.append((indices, size))
-        for i in range(self.network.stages, 0, -1):
-            indices, size = kept.pop()
-            x = self.network.get_submodule(f"uc{i}")(F.max_unpool2d(x, indices, 2, output_size=size))
-        return x
+        return self.network(x.contiguous())
+
+
+def builtin_down(x: Tensor) -> tuple[Tensor, object]:
+    size = x.shape[-2:]
+    x, indices = F.max_pool2d(x, 2, return_indices=True)
+    return x, (indices, size)
+
+
+def builtin_up(x: Tensor, kept: object) -> Tensor:
+    indices, size = kept
+    return F.max_unpool2d(x, indices, 2, output_size=size)
 
 
 class OriginalPets(OxfordIIITPet):

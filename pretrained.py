@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torchvision.models import VGG16_BN_Weights
 
 from files import load_file
-from segnet import DECODER, NETWORKS, ConvBlock, ImageSegmentation
+from segnet import DECODER, SEGNETS, ConvBlock, ImageSegmentation
 from settings import UserError
 
 VGG = "vgg16_bn"
@@ -54,7 +54,7 @@ class PretrainedSegmentation(nn.Module):
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
         stages = len(DECODER) - 1
-        conv, bottleneck = NETWORKS[base].conv, DECODER[stages - 1][0]
+        conv, bottleneck = SEGNETS[base].conv, DECODER[stages - 1][0]
         self.project = nn.Sequential(
             nn.Conv2d(widths[STRIDE], bottleneck, 1, bias=False), nn.BatchNorm2d(bottleneck), nn.ReLU(inplace=True)
         )
@@ -86,6 +86,8 @@ def full_name(network: str, encoder: str) -> str:
 
 def build(base: str, encoder: str, skips: bool, **shape: object) -> nn.Module:
     """The network with that encoder, its weights still random. Raises UserError for what doesn't go together."""
+    if base not in SEGNETS:
+        raise UserError(f"ENCODER goes with NETWORKS={','.join(SEGNETS)}; SKIP_FEATURES=True makes a U-Net of them")
     if encoder != VGG:
         if shape.pop("stages") != len(DECODER) - 1:
             raise UserError(f"STAGES is {len(DECODER) - 1} with an encoder of timm, whose own depth counts")

@@ -1,11 +1,13 @@
-"""SegNet and its depthwise-separable twin for three classes of pixels: pet, background, border.
+"""SegNet, its depthwise-separable twin and U-Nets of the same widths, for three classes of pixels.
 
 After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): an encoder as in VGG16,
 and a decoder that gets from it only the places of the pooling maxima. The separable variant replaces each
 convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861).
 """
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pooling import max_pool, max_unpool
 
@@ -65,6 +67,7 @@ class ImageSegmentation(nn.Module):
     """
 
     conv: type[nn.Module] = nn.Conv2d
+    maps_joined = 1  # at each stage of the decoder: the one from below
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
         super().__init__()
@@ -81,7 +84,10 @@ class ImageSegmentation(nn.Module):
             self.add_module(f"dc{i}", ConvBlock(self.conv, ENCODER[i - 1], kernel_size, linear_end=False))
         for i in range(stages, 0, -1):
             linear_end = i == 1 and head == "linear"
-            self.add_module(f"uc{i}", ConvBlock(self.conv, DECODER[i - 1], kernel_size, linear_end))
+            width, *widths = DECODER[i - 1]
+            self.add_module(
+                f"uc{i}", ConvBlock(self.conv, (width * self.maps_joined, *widths), kernel_size, linear_end)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         smallest = 2**self.stages
@@ -91,16 +97,27 @@ class ImageSegmentation(nn.Module):
                 f"not {x.shape[-1]}x{x.shape[-2]}"
             )
         x = self.bn_input(x)
-        remembered = []  # all that the decoder is given: places of the maxima, and sizes
+        remembered = []  # all that the decoder is given
         for i in range(1, self.stages + 1):
             x = self.get_submodule(f"dc{i}")(x)  # (B, C, H, W)
-            size = x.shape[-2:]
-            x, places = max_pool(x)  # (B, C, H/2, W/2)
-            remembered.append((places, size))
+            x, kept = self.down(x)  # (B, C, H/2, W/2)
+            remembered.append(kept)
         for i in range(self.stages, 0, -1):
-            x = max_unpool(x, *remembered.pop())
+            x = self.up(x, remembered.pop())
             x = self.get_submodule(f"uc{i}")(x)
         return x
+
+    @staticmethod
+    def down(x: Tensor) -> tuple[Tensor, object]:
+        """The map at half its size, and what the decoder needs to bring it back: places of the maxima, and size."""
+        size = x.shape[-2:]
+        x, places = max_pool(x)
+        return x, (places, size)
+
+    @staticmethod
+    def up(x: Tensor, kept: object) -> Tensor:
+        places, size = kept
+        return max_unpool(x, places, size)
 
 
 class ImageSegmentationDSC(ImageSegmentation):
@@ -109,7 +126,29 @@ class ImageSegmentationDSC(ImageSegmentation):
     conv = DepthwiseSeparableConv2d
 
 
-NETWORKS = {"segnet": ImageSegmentation, "segnet_dsc": ImageSegmentationDSC}  # as NETWORKS in train.py names them
+class UNet(ImageSegmentation):
+    """The same encoder and decoder, but handing over whole maps, after https://arxiv.org/abs/1505.04597."""
+
+    maps_joined = 2  # the one from below, and the encoder's
+
+    @staticmethod
+    def down(x: Tensor) -> tuple[Tensor, object]:
+        return F.max_pool2d(x, 2), x
+
+    @staticmethod
+    def up(x: Tensor, kept: object) -> Tensor:
+        return torch.cat((kept, F.interpolate(x, kept.shape[-2:], mode="bilinear")), 1)
+
+
+class UNetDSC(UNet):
+    """The U-Net of depthwise-separable convolutions."""
+
+    conv = DepthwiseSeparableConv2d
+
+
+# As NETWORKS in train.py names them
+SEGNETS = {"segnet": ImageSegmentation, "segnet_dsc": ImageSegmentationDSC}
+NETWORKS = SEGNETS | {"unet": UNet, "unet_dsc": UNetDSC}
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -21,6 +21,7 @@ import machine
 import metrics
 import settings
 import trimap
+from cost import kept_bytes, multiply_adds
 from evaluate import evaluate, logits_of
 from files import append_line
 from segnet import count_parameters
@@ -81,7 +82,7 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
     about: what the checkpoint says of its training.
     """
     start = time.perf_counter()
-    matrices, soft = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
+    found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
     row = {
@@ -100,24 +101,28 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
         "loss": constants.get("LOSS"),
         "seed": constants.get("SEED"),
     }
-    row |= figures_of(matrices, soft)
+    row |= figures_of(found, split)
     if USE_TORCHMETRICS:
         row |= from_torchmetrics(network, split)
     row |= {
         "parameters": count_parameters(network),
+        "multiply_adds": multiply_adds(network, pets.IMAGE_SIZE),
+        "kept_bytes": kept_bytes(network, pets.IMAGE_SIZE),
         "train_seconds": about.get("train_seconds"),
         "test_seconds": seconds,
     }
     row |= {key: about.get(key) for key in ("machine", "threads", "torch", "commit", "command")}  # fmt: skip
-    return row, matrices
+    return row, found.matrices
 
 
-def figures_of(matrices: Tensor, soft: Tensor) -> dict[str, object]:
-    """All figures of a row of results from confusion matrices (N, 3, 3) and soft IoU (N,)."""
-    return metrics.summary(matrices, soft) | {
-        "by_pet_size": metrics.by_pet_size(matrices),
-        "batch_mean": metrics.batch_mean(matrices, soft, BATCH_OF_ORIGINAL),
-        "confusion": matrices.sum(0).tolist(),
+def figures_of(found: metrics.Evaluation, split: pets.Split) -> dict[str, object]:
+    """All figures of a row of results."""
+    return metrics.summary(found) | {
+        "by_pet_size": metrics.by_pet_size(found.matrices),
+        "by_species": metrics.by_group(found.matrices, [pair.species for pair in split.pairs]),
+        "by_breed": metrics.by_group(found.matrices, [pair.name.rpartition("_")[0] for pair in split.pairs]),
+        "batch_mean": metrics.batch_mean(found.matrices, found.soft, BATCH_OF_ORIGINAL),
+        "confusion": found.matrices.sum(0).tolist(),
     }
 
 
@@ -125,8 +130,8 @@ def baseline(split: pets.Split) -> dict[str, object]:
     """The row of a "network" that calls every pixel background: what a figure is worth begins here."""
     row = {"run": "baseline", "network": "all_background", "head": None, "data": pets.data_name(), "train_images": 0}
     row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
-    row |= figures_of(*metrics.all_background(split.trimaps)) | {"parameters": 0, "train_seconds": 0, "test_seconds": 0}
-    return row | machine.about()
+    row |= figures_of(metrics.all_background(split.trimaps), split)
+    return row | {"parameters": 0, "train_seconds": 0, "test_seconds": 0} | machine.about()
 
 
 def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]:

@@ -279,7 +279,7 @@ def validate(network: nn.Module, split: pets.Split) -> dict[str, float]:
     """Figures of the validation part at IMAGE_SIZE; none if there is no such part."""
     if not len(split.images):
         return {}
-    figures_ = metrics.summary(*evaluate(network, split.images, split.trimaps, machine.precision(PRECISION)))
+    figures_ = metrics.summary(evaluate(network, split.images, split.trimaps, machine.precision(PRECISION)))
     return {f"validation_{name}": figures_[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
 
 

@@ -94,7 +94,8 @@ def test_data_set_figures_do_not_depend_on_batches_and_batch_means_do():
     truth = torch.randint(0, 3, (37, 1, 8, 8)) * torch.randint(0, 2, (37, 1, 1, 1))
     labels = torch.where(torch.rand(truth.shape) < 0.7, truth, 1)
     matrices, soft = metrics.confusion(labels, truth), torch.rand(37)
-    forward, backward = metrics.summary(matrices, soft), metrics.summary(matrices.flip(0), soft.flip(0))
+    found = metrics.Evaluation(matrices, soft, metrics.confusion(labels, truth, truth == 1))
+    forward, backward = metrics.summary(found), metrics.summary(metrics.Evaluation(*(t.flip(0) for t in found)))
     assert forward.pop("class_iou") == pytest.approx(backward.pop("class_iou"))
     assert forward == pytest.approx(backward)
     expected = [metrics.iou(matrices[i : i + 16].sum(0)) for i in (0, 16, 32)]
@@ -111,9 +112,33 @@ def test_pet_sizes_are_thirds_in_order():
     assert thirds["small"]["mean_iou"] == pytest.approx(0.8 / 3)
 
 
+def test_only_pixels_near_the_contour_count_near_it():
+    truth = torch.full((1, 1, 20, 20), BACKGROUND)
+    truth[..., 10:] = PET
+    truth[..., 10] = BORDER
+    near = metrics.near_contour(truth, 3)
+    assert near[0, 0, 0].nonzero().flatten().tolist() == list(range(7, 14))
+    labels = truth.clone()
+    labels[..., :7], labels[..., 14:], labels[..., 8] = PET, BACKGROUND, PET  # wrong far away, and in one column near
+    matrix = metrics.confusion(labels, truth, near)[0]
+    assert matrix.sum() == 7 * 20
+    assert matrix[BACKGROUND, PET] == 20
+    assert matrix.diagonal().sum() == 6 * 20
+
+
+def test_groups_are_counted_apart():
+    matrices = torch.zeros(3, 3, 3, dtype=torch.int64)
+    matrices[:, PET, PET] = torch.tensor([8, 4, 2])
+    matrices[:, PET, BACKGROUND] = torch.tensor([2, 6, 8])
+    found = metrics.by_group(matrices, ["dog", "cat", "dog"])
+    assert list(found) == ["cat", "dog"]
+    assert (found["dog"]["photographs"], found["dog"]["pixel_accuracy"]) == (2, 0.5)
+    assert found["cat"]["mean_iou"] == pytest.approx(0.4 / 3)
+
+
 def test_the_baseline_calls_everything_background():
     truth = torch.randint(0, 3, (5, 1, 8, 8), dtype=torch.uint8)
-    matrices, soft = metrics.all_background(truth)
+    matrices, soft, _ = metrics.all_background(truth)
     share = (truth == BACKGROUND).float().mean((1, 2, 3))
     assert matrices[..., [PET, BORDER]].sum() == 0
     assert metrics.pixel_accuracy(matrices).tolist() == pytest.approx(share.tolist())

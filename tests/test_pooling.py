@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pooling import max_pool, max_unpool
-from segnet import NETWORKS
+from segnet import SEGNETS
 
 SHAPES = [(1, 1, 2, 2), (2, 3, 5, 4), (1, 6, 7, 9), (3, 8, 16, 12), (2, 5, 2, 3)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -46,11 +46,11 @@ def test_what_is_kept_is_two_bits_a_window():
     assert [t.data_ptr() for t in kept] == [places.data_ptr()]  # nothing else is kept for the gradient
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SEGNETS)
 def test_a_training_step_is_deterministic(network):
     def step():
         torch.manual_seed(1)
-        net = NETWORKS[network]()
+        net = SEGNETS[network]()
         logits = net(torch.rand(2, 3, 33, 32))
         F.cross_entropy(logits, torch.randint(0, 3, (2, 33, 32))).backward()
         return [p.grad for p in net.parameters()]
@@ -62,13 +62,13 @@ def test_a_training_step_is_deterministic(network):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SEGNETS)
 @pytest.mark.filterwarnings("ignore")  # the exporter's own, about its dependencies
 def test_exported_network_gives_the_same_labels(network, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    net = NETWORKS[network]().eval()
+    net = SEGNETS[network]().eval()
     x = torch.rand(3, 3, 64, 64)
     torch.onnx.export(net, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")

@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "at least 16 px" in script("train.py", "SIZES=64,8", fails=True)
     assert "at least 16 px" in script("test.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
-    assert "there are segnet, segnet_dsc" in script("train.py", *QUICK, "NETWORKS=unet", fails=True)
+    assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
     script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,2")
     message = script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,3", "LEARNING_RATE=0.1", fails=True)

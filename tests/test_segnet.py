@@ -6,7 +6,7 @@ from torch import nn
 
 from checkpoints import load_network
 from evaluate import logits_of
-from segnet import NETWORKS, ImageSegmentation, ImageSegmentationDSC, count_parameters
+from segnet import ENCODER, SEGNETS, ImageSegmentation, ImageSegmentationDSC, UNet, count_parameters
 from settings import UserError
 
 
@@ -49,10 +49,10 @@ class Notebook(nn.Module):
 
 @pytest.mark.parametrize(("network", "published"), [("segnet", 15_274_892), ("segnet_dsc", 1_749_671)])
 def test_parameters_are_as_many_as_published(network, published):
-    assert count_parameters(NETWORKS[network](head="original")) == published
+    assert count_parameters(SEGNETS[network](head="original")) == published
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", SEGNETS)
 def test_a_notebook_checkpoint_gives_the_notebooks_logits_and_gradients(network, tmp_path):
     torch.manual_seed(0)
     notebook = Notebook(network == "segnet_dsc").train()
@@ -67,6 +67,31 @@ def test_a_notebook_checkpoint_gives_the_notebooks_logits_and_gradients(network,
     (found * weights).sum().backward()
     for (name, p), (_, q) in zip(notebook.named_parameters(), ours.named_parameters()):
         assert torch.allclose(p.grad, q.grad, atol=1e-3 * max(1.0, p.grad.abs().max())), name
+
+
+def test_the_unet_twin_differs_in_what_is_handed_over_alone():
+    torch.manual_seed(0)
+    segnet, unet = ImageSegmentation().eval(), UNet().eval()
+    unet.load_state_dict({k: v for k, v in segnet.state_dict().items() if not k.startswith("uc")}, strict=False)
+    for i in range(1, 5):  # with no weight on the encoder's maps, only what comes from below is left
+        theirs, ours = (net.get_submodule(f"uc{i}").state_dict() for net in (segnet, unet))
+        own = theirs["seq.0.weight"]
+        theirs["seq.0.weight"] = torch.cat((torch.zeros(own.shape[0], ENCODER[i - 1][-1], 3, 3), own), 1)
+        assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+        unet.get_submodule(f"uc{i}").load_state_dict(theirs)
+    x = torch.rand(2, 3, 45, 64)
+    with torch.inference_mode():
+        expected, found = segnet.bn_input(x), unet(x)
+        sizes = []
+        for i in range(1, 5):
+            sizes.append(expected.shape[-2:])
+            expected = nn.functional.max_pool2d(segnet.get_submodule(f"dc{i}")(expected), 2)
+        for i in range(4, 0, -1):
+            expected = nn.functional.interpolate(expected, sizes.pop(), mode="bilinear")
+            expected = segnet.get_submodule(f"uc{i}")(expected)
+        assert torch.allclose(found, expected, atol=1e-5)
+        unet.uc1.seq[0].weight[:, :64] = 1.0  # and the encoder's maps do arrive
+        assert not torch.allclose(unet(x), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("stages", "smallest"), [(4, 16), (5, 32)])
