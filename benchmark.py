@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import charts
 import fetch_oxford_iiit_pets as pets
-import figures
 import machine
 import settings
 import train
@@ -251,8 +251,8 @@ def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
 def write(result: dict[str, object]) -> None:
     path = Path(JSON)
     write_atomically(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
-    figures.save_benchmark(Path(PICTURE), result)
-    figures.save_pooling(path.with_name("pooling.png"))
+    charts.save_benchmark(Path(PICTURE), result)
+    charts.save_pooling(path.with_name("pooling.png"))
     print(json.dumps(result, indent=1))
 
 

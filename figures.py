@@ -1,4 +1,4 @@
-"""The pictures: photographs with trimaps, curves, typical and worst cases, confusion matrices, pooling indices."""
+"""Pictures of photographs: with their trimaps, typical and worst cases, cut-outs. Charts are in charts.py."""
 
 from pathlib import Path
 
@@ -7,14 +7,12 @@ import matplotlib as mpl
 mpl.use("Agg")  # draws into files; needs no screen
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
 from files import write_atomically
-from pooling import max_pool, max_unpool
 from trimap import CLASSES, COLOURS
 
 CLASS_COLOURS = ListedColormap(COLOURS)
@@ -48,24 +46,6 @@ def save_photographs(path: Path, images: Tensor, trimaps: Tensor, title: str) ->
         show(axes[row + 1, column], trimaps[i])
     figure.suptitle(title)
     legend(figure)
-    save(figure, path)
-
-
-def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:
-    """Training loss and, where there are any, validation figures over the epochs."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    epochs = [row["epoch"] for row in history]
-    axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
-    axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    names = [name for name in history[-1] if name.startswith("validation_")]
-    if names:
-        right = axes.twinx()
-        for name in names:
-            label = name.removeprefix("validation_").replace("_", " ")
-            right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
-        right.set(ylabel="validation", ylim=(None, 1))
-    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=8)
     save(figure, path)
 
 
@@ -114,82 +94,4 @@ def save_contact_sheet(path: Path, cutouts: list[Tensor], columns: int = 5) -> N
         axis.imshow(cutout.permute(1, 2, 0).numpy())
     for axis in axes.flat:
         axis.set_axis_off()
-    save(figure, path)
-
-
-def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
-    """Confusion matrix (3, 3), [truth, prediction], in shares of the true class."""
-    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
-    figure, axes = plt.subplots(figsize=(3.8, 3.4), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(shares):
-        axes.text(j, i, f"{share:.3f}", ha="center", va="center", color="white" if share > 0.55 else "black")
-    axes.set_xticks(range(len(CLASSES)), CLASSES)
-    axes.set_yticks(range(len(CLASSES)), CLASSES)
-    axes.set(xlabel="prediction", ylabel="truth", title=title)
-    save(figure, path)
-
-
-def save_benchmark(path: Path, result: dict) -> None:
-    """Bars of the original against ours: training step, inference, peak memory; and what a decoder is handed."""
-    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
-    panels = {
-        "training step, ms a photograph": result["train_step_ms"],
-        "inference, ms a photograph": result["inference_ms"],
-        "peak memory of training, MiB": result["peak_memory_mib"]["train"],
-    }
-    colours = {"original": "#8d99ae", "ours_float32": "#f4a259", "ours": "#bc4b51"}
-    for axis, (title, by_network) in zip(axes, panels.items()):
-        for i, (way, colour) in enumerate(colours.items()):
-            values = [by_way[way] for by_way in by_network.values()]
-            bars = axis.bar(
-                [x + 0.27 * i for x in range(len(values))], values, 0.25, color=colour, label=way.replace("_", ", ")
-            )
-            axis.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7)
-        axis.set_xticks([x + 0.27 for x in range(len(by_network))], list(by_network))
-        axis.set_title(title, fontsize=9)
-    axes[0].legend(frameon=False, fontsize=8)
-    names = {
-        "unet": "U-Net,\nwhole maps",
-        "segnet_builtin": "SegNet,\n64-bit indices",
-        "segnet": "SegNet here,\n2 bits",
-    }
-    values = [result["kept_bytes_per_image"][name] / 1024 for name in names]
-    bars = axes[3].bar(list(names.values()), values, color=("#3b5b7a", "#8d99ae", "#bc4b51"))
-    axes[3].bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7)
-    axes[3].tick_params(axis="x", labelsize=7)
-    axes[3].set_title("handed to the decoder, KiB a photograph", fontsize=9)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
-
-
-def save_pooling(path: Path) -> None:
-    """What passes from encoder to decoder, on a map of 4x4: the values pooled, their places, the map unpooled."""
-    x = torch.tensor([[0.1, 0.4, 0.0, 0.2], [0.9, 0.3, 0.5, 0.1], [0.2, 0.0, 0.3, 0.7], [0.1, 0.6, 0.2, 0.4]])
-    values, places = max_pool(x[None, None])
-    unpooled = max_unpool(values, places, (4, 4))[0, 0]
-    codes = (places[0, 0] & 3).tolist()  # one channel: the byte's two lowest bits
-    figure, axes = plt.subplots(1, 4, figsize=(9, 2.7), layout="constrained")
-    panels = {
-        "a map of the encoder": x,
-        "pooled: what goes on down": values[0, 0],
-        "places: what the decoder gets": torch.zeros(2, 2),
-        "unpooled in the decoder": unpooled,
-    }
-    for axis, (title, numbers) in zip(axes, panels.items()):
-        is_places = title.startswith("places")
-        axis.imshow(numbers.numpy(), cmap="YlOrBr", vmin=0, vmax=1.6)
-        for (i, j), value in np.ndenumerate(numbers.numpy()):
-            text = f"{codes[i][j]:02b}" if is_places else f"{value:.1f}" if value or axis is axes[0] else "0"
-            axis.text(j, i, text, ha="center", va="center", weight="bold" if is_places else "normal")
-        side = len(numbers)
-        axis.set(title=title, xticks=[n - 0.5 for n in range(side + 1)], yticks=[n - 0.5 for n in range(side + 1)])
-        axis.title.set_fontsize(9)
-        axis.grid(color="white", linewidth=1)
-        axis.tick_params(length=0, labelbottom=False, labelleft=False)
-    for axis in (axes[0], axes[3]):
-        for edge in (-0.5, 1.5, 3.5):
-            axis.axhline(edge, color="#3b5b7a")
-            axis.axvline(edge, color="#3b5b7a")
     save(figure, path)

@@ -10,18 +10,15 @@ leaves a line, good or bad. The test split is never read.
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import fetch_oxford_iiit_pets as pets
 import machine
 import settings
+import trials
 from files import append_line
-from settings import UserError
 
-DATA_ROOT = "."  # holds oxford-iiit-pet
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 STUDY = "outputs/published/study.jsonl"  # a line a run
@@ -53,40 +50,32 @@ SETTINGS = (
     "ZOOM=0.2 ROTATION=10.0",
 )
 
-RUNS = Path("outputs")  # where train.py leaves its runs
-
 
 def main() -> None:
     path = Path(STUDY)
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     missing = [(setting, seed) for seed in SEEDS for setting in SETTINGS if (setting, BASE, seed) not in done]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for run in as_completed([pool.submit(try_setting, *one) for one in missing]):
-            append_line(path, json.dumps(run.result()))
-            print(json.dumps(run.result()), flush=True)
+    for line in trials.at_once(AT_ONCE, try_setting, missing):
+        append_line(path, json.dumps(line))
+        print(json.dumps(line), flush=True)
 
 
 def try_setting(setting: str, seed: int) -> dict[str, object]:
     """Trains once; returns the last epoch's figures on the validation tenth and what led to them."""
-    changed = setting.split()
-    changed_names = {argument.partition("=")[0] for argument in changed}
-    kept = [argument for argument in BASE.split() if argument.partition("=")[0] not in changed_names]
-    command = ["python", "train.py", *kept, *changed, f"SEED={seed}", f"DATA_ROOT={DATA_ROOT}"]
-    network = next(a.removeprefix("NETWORKS=") for a in (*changed, *kept) if a.startswith("NETWORKS="))
-    run = "study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}")
-    shutil.rmtree(RUNS / run, ignore_errors=True)  # of a study that was stopped
+    run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}"))
+    shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
     start = time.perf_counter()
-    result = subprocess.run([sys.executable, *command[1:], f"RUN={run}"], capture_output=True, text=True, check=False)
+    data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
+    trials.run("train.py", *trials.changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}", *data)
     seconds = time.perf_counter() - start
-    if result.returncode:
-        raise UserError(f"{' '.join(command)}: {result.stderr.strip().splitlines()[-1]}")
-    names, *rows = (line.split(",") for line in (RUNS / run / network / "history.csv").read_text().splitlines())
-    shutil.rmtree(RUNS / run)
+    (history,) = run.glob("*/history.csv")
+    names, *rows = (line.split(",") for line in history.read_text().splitlines())
+    shutil.rmtree(run)
     figures = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
     return {"setting": setting, "base": BASE, "seed": seed, **figures, "seconds": round(seconds, 1),
             "commit": machine.commit(), "machine": machine.name()}  # fmt: skip
 
 
 if __name__ == "__main__":
-    settings.run(main)
+    settings.run(main, pets)

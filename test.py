@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import charts
 import checkpoints
 import fetch_oxford_iiit_pets as pets
 import figures
@@ -37,7 +38,7 @@ CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one
 MIRROR = False  # True: the mean of the predictions for a photograph and its mirror image, a row of its own
 USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
 BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
-EXAMPLES = 4  # typical cases in the picture, and as many of the worst
+EXAMPLES = 4  # typical cases in the picture, and as many of the worst; 0: no pictures
 PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 
 # The machine
@@ -55,7 +56,8 @@ def main() -> None:
         network, about = checkpoints.load_network(weights_of(name), name)
         network.to(machine.device(), memory_format=torch.channels_last)
         row, matrices = test_performance(network, about, split)
-        show_examples(network, name, split, matrices)
+        if EXAMPLES:
+            show_examples(network, name, split, matrices)
         rows.append(row)
     print_table(rows)
     for row in rows:
@@ -171,7 +173,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
         folder, prefix = published_folder(), f"{row_name()}_{name}_"
     paths = folder / f"{prefix}examples.png", folder / f"{prefix}confusion.png"
     figures.save_examples(paths[0], cases[:EXAMPLES], cases[EXAMPLES:], f"{name}, run {row_name()}, {pets.data_name()}")
-    figures.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
+    charts.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
     print(f"drawn: {paths[0]}, {paths[1]}")
 
 

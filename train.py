@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import augment
+import charts
 import checkpoints
 import fetch_oxford_iiit_pets as pets
-import figures
 import machine
 import metrics
 import pretrained
@@ -135,7 +135,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
             row = {"epoch": epoch, "size": size, "loss": loss} | validate(network, validation_set)
             history.append(row | {"seconds": time.perf_counter() - start})
             checkpoints.save(folder, network, optimizer, random, history, about)
-            figures.save_curves(folder / "curves.png", history, name)
+            charts.save_curves(folder / "curves.png", history, name)
             print(f"{name}:", ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()), flush=True)
         print(f"{name}: {len(history)} epochs in {folder}")
 

@@ -1,0 +1,146 @@
+"""Charts: curves, confusion matrices, what the benchmark and compare.py found, and how pooling works."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from figures import save
+from pooling import max_pool, max_unpool
+from trimap import CLASSES
+
+
+def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:
+    """Training loss and, where there are any, validation figures over the epochs."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
+    axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    names = [name for name in history[-1] if name.startswith("validation_")]
+    if names:
+        right = axes.twinx()
+        for name in names:
+            label = name.removeprefix("validation_").replace("_", " ")
+            right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
+        right.set(ylabel="validation", ylim=(None, 1))
+    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
+    """Confusion matrix (3, 3), [truth, prediction], in shares of the true class."""
+    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
+    figure, axes = plt.subplots(figsize=(3.8, 3.4), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        axes.text(j, i, f"{share:.3f}", ha="center", va="center", color="white" if share > 0.55 else "black")
+    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set(xlabel="prediction", ylabel="truth", title=title)
+    save(figure, path)
+
+
+def save_benchmark(path: Path, result: dict) -> None:
+    """Bars of the original against ours: training step, inference, peak memory; and what a decoder is handed."""
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+    panels = {
+        "training step, ms a photograph": result["train_step_ms"],
+        "inference, ms a photograph": result["inference_ms"],
+        "peak memory of training, MiB": result["peak_memory_mib"]["train"],
+    }
+    colours = {"original": "#8d99ae", "ours_float32": "#f4a259", "ours": "#bc4b51"}
+    for axis, (title, by_network) in zip(axes, panels.items()):
+        for i, (way, colour) in enumerate(colours.items()):
+            values = [by_way[way] for by_way in by_network.values()]
+            bars = axis.bar(
+                [x + 0.27 * i for x in range(len(values))], values, 0.25, color=colour, label=way.replace("_", ", ")
+            )
+            axis.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7)
+        axis.set_xticks([x + 0.27 for x in range(len(by_network))], list(by_network))
+        axis.set_title(title, fontsize=9)
+    axes[0].legend(frameon=False, fontsize=8)
+    names = {
+        "unet": "U-Net,\nwhole maps",
+        "segnet_builtin": "SegNet,\n64-bit indices",
+        "segnet": "SegNet here,\n2 bits",
+    }
+    values = [result["kept_bytes_per_image"][name] / 1024 for name in names]
+    bars = axes[3].bar(list(names.values()), values, color=("#3b5b7a", "#8d99ae", "#bc4b51"))
+    axes[3].bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7)
+    axes[3].tick_params(axis="x", labelsize=7)
+    axes[3].set_title("handed to the decoder, KiB a photograph", fontsize=9)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def save_comparison(path: Path, entries: list[dict]) -> None:
+    """Mean IoU over multiply-adds, a panel a size of photograph; areas are bytes kept, bars a deviation over seeds."""
+    sizes = sorted({entry["size"] for entry in entries})
+    if not sizes:
+        return
+    figure, panels = plt.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), layout="constrained", squeeze=False)
+    for axis, size in zip(panels[0], sizes):
+        for i, entry in enumerate(e for e in entries if e["size"] == size):
+            x, values = entry["multiply_adds"] / 1e9, np.array(entry["mean_iou"])
+            deviation = values.std(ddof=1) if len(values) > 1 else 0
+            axis.errorbar(x, values.mean(), deviation, color="#8d99ae", capsize=3, zorder=1)
+            axis.scatter(x, values.mean(), 20 + entry["kept_bytes"] / size**2 / 4, color=f"C{i}", alpha=0.8,
+                         label=f"{entry['name']}: {entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
+        axis.set(xlabel="multiply-adds a photograph, 10⁹", ylabel="mean IoU", title=f"{size} px", xscale="log")
+        axis.margins(0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), markerscale=0.4)
+    save(figure, path)
+
+
+def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
+    """Pixel accuracy and mean IoU over the number of labelled photographs, a line a network."""
+    if not by_network:
+        return
+    figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    for axis, name in zip(panels, ("pixel_accuracy", "mean_iou")):
+        for network, rows in by_network.items():
+            label = f"{network}, {'pretrained' if any(row['encoder'] for row in rows.values()) else 'from scratch'}"
+            axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=label)
+        numbers = sorted({number for rows in by_network.values() for number in rows})
+        axis.set(xlabel="labelled photographs", title=name.replace("_", " ").replace("iou", "IoU"), xscale="log")
+        axis.set_xticks(numbers, map(str, numbers))
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, frameon=False)
+    save(figure, path)
+
+
+def save_pooling(path: Path) -> None:
+    """What passes from encoder to decoder, on a map of 4x4: the values pooled, their places, the map unpooled."""
+    x = torch.tensor([[0.1, 0.4, 0.0, 0.2], [0.9, 0.3, 0.5, 0.1], [0.2, 0.0, 0.3, 0.7], [0.1, 0.6, 0.2, 0.4]])
+    values, places = max_pool(x[None, None])
+    unpooled = max_unpool(values, places, (4, 4))[0, 0]
+    codes = (places[0, 0] & 3).tolist()  # one channel: the byte's two lowest bits
+    figure, axes = plt.subplots(1, 4, figsize=(9, 2.7), layout="constrained")
+    panels = {
+        "a map of the encoder": x,
+        "pooled: what goes on down": values[0, 0],
+        "places: what the decoder gets": torch.zeros(2, 2),
+        "unpooled in the decoder": unpooled,
+    }
+    for axis, (title, numbers) in zip(axes, panels.items()):
+        is_places = title.startswith("places")
+        axis.imshow(numbers.numpy(), cmap="YlOrBr", vmin=0, vmax=1.6)
+        for (i, j), value in np.ndenumerate(numbers.numpy()):
+            text = f"{codes[i][j]:02b}" if is_places else f"{value:.1f}" if value or axis is axes[0] else "0"
+            axis.text(j, i, text, ha="center", va="center", weight="bold" if is_places else "normal")
+        side = len(numbers)
+        axis.set(title=title, xticks=[n - 0.5 for n in range(side + 1)], yticks=[n - 0.5 for n in range(side + 1)])
+        axis.title.set_fontsize(9)
+        axis.grid(color="white", linewidth=1)
+        axis.tick_params(length=0, labelbottom=False, labelleft=False)
+    for axis in (axes[0], axes[3]):
+        for edge in (-0.5, 1.5, 3.5):
+            axis.axhline(edge, color="#3b5b7a")
+            axis.axvline(edge, color="#3b5b7a")
+    save(figure, path)

@@ -1,0 +1,95 @@
+"""Compares networks by training and testing what outputs/published/results.jsonl lacks; draws accuracy against cost.
+
+    python compare.py                            all groups of rows below: hours on a laptop, less if some are there
+    python compare.py GROUPS=study DATA_ROOT=/data     constants of this file
+
+Every row is tested on the official test split; nothing here chooses constants for training.
+"""
+
+import shutil
+from typing import NamedTuple
+
+import charts
+import fetch_oxford_iiit_pets as pets
+import settings
+import tables
+import trials
+from pretrained import full_name
+from settings import UserError
+
+GROUPS = ("study", "full", "labels")  # what is compared; see tasks()
+SEEDS = (0, 1, 2)  # of each row of "study"
+AT_ONCE = 2  # runs at a time, of one thread each; those of "full" run alone, with all threads
+
+# Separable networks at 64 px on a third of the photographs: what each change costs and brings
+STUDY = "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=64 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1"
+VARIANTS = {
+    "segnet_dsc": "",
+    "fifth-stage": "STAGES=5",
+    "original-head": "HEAD=original",
+    "cross-entropy": "LOSS=ce",
+    "iou-loss": "LOSS=iou",
+    "unet_dsc": "NETWORKS=unet_dsc",
+}
+# The default recipe at 128 px
+FULL = ("segnet_dsc", "segnet", "unet_dsc")
+# What pretraining is worth in labelled photographs: 1380 steps of 8 each
+LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=64,64,96 THREADS=1"
+SHARES = {0.1: "TRAIN_SHARE=0.1 EPOCHS=1,31", 0.3: "TRAIN_SHARE=0.3 EPOCHS=1,11", 1.0: "TRAIN_SHARE=1.0 EPOCHS=1,4"}
+PRETRAINED = "tf_efficientnet_lite0"
+
+
+class Task(NamedTuple):
+    run: str
+    network: str  # as rows name it
+    arguments: list[str]  # NAME=VALUE for train.py
+    at_once: int  # how many such run at a time
+
+
+def main() -> None:
+    if unknown := set(GROUPS) - {"study", "full", "labels"}:
+        raise UserError(f"GROUPS={','.join(unknown)}: there are study, full, labels")
+    pets.load("trainval")  # makes the caches, so that runs at the same time don't
+    folder = pets.outputs_folder() / "published"
+    done = {(row["run"], row["network"]) for row in tables.rows(folder)}
+    missing = [task for task in tasks() if (task.run, task.network) not in done]
+    print(f"{len(missing)} rows are missing: {', '.join(task.run for task in missing) or 'none'}", flush=True)
+    for n in (AT_ONCE, 1):
+        for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.at_once == n]):
+            print(f"{run} is done", flush=True)
+    rows = tables.rows(folder)
+    charts.save_comparison(folder / "comparison.png", tables.comparison(rows))
+    charts.save_labels(folder / "labels.png", tables.labels(rows))
+
+
+def tasks() -> list[Task]:
+    """All rows of GROUPS."""
+    found = []
+    if "study" in GROUPS:
+        for seed in SEEDS:
+            for name, setting in VARIANTS.items():
+                arguments = [*trials.changed(STUDY, setting), f"SEED={seed}"]
+                network = next(a for a in arguments if a.startswith("NETWORKS=")).removeprefix("NETWORKS=")
+                found.append(Task(f"study-{name}-{seed}", network, arguments, AT_ONCE))
+    if "labels" in GROUPS:
+        for share, setting in SHARES.items():
+            for encoder in dict.fromkeys(("", PRETRAINED)):
+                extra = f" ENCODER={encoder} SKIP_FEATURES=True" if encoder else ""
+                name = full_name("segnet_dsc", encoder)
+                found.append(Task(f"labels-{share}", name, trials.changed(LABELS, setting + extra), AT_ONCE))
+    if "full" in GROUPS:
+        found += [Task("default", network, [f"NETWORKS={network}"], 1) for network in FULL]
+    return found
+
+
+def train_and_test(task: Task) -> str:
+    data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
+    trials.run("train.py", *data, *task.arguments, f"RUN={task.run}")
+    kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS="))]
+    trials.run("test.py", *data, *kept, f"RUN={task.run}", f"NETWORKS={task.network}", "PUBLISH=True", "EXAMPLES=0")
+    shutil.rmtree(pets.outputs_folder() / task.run / task.network)
+    return f"{task.run}, {task.network}"
+
+
+if __name__ == "__main__":
+    settings.run(main, pets)

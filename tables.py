@@ -1,0 +1,239 @@
+"""The README's tables, written from the committed files that their figures come from.
+
+    python tables.py        rewrites what stands between <!-- name --> and <!-- /name --> in README.md
+
+A test compares: no figure of a table is typed by hand.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import settings
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+PUBLISHED = HERE / "outputs" / "published"
+
+Row = dict  # a line of results.jsonl or study.jsonl
+
+
+def main() -> None:
+    README.write_text(updated(README.read_text()))
+
+
+def updated(text: str) -> str:
+    """The text with each table between its marks made anew. Raises KeyError for a mark without a table."""
+
+    def table(match: re.Match) -> str:
+        return f"<!-- {match[1]} -->\n{chr(10).join(TABLES[match[1]]())}\n<!-- /{match[1]} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", table, text, flags=re.DOTALL)
+
+
+def rows(folder: Path = PUBLISHED) -> list[Row]:
+    return lines_of("results.jsonl", folder)
+
+
+def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
+    path = folder / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
+    """A table: its header, its rule and a line for each tuple of cells."""
+    return ["| " + " | ".join(map(str, line)) + " |" for line in (header, ("---",) * len(header), *cells)]
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Mean ± standard deviation; the mean alone of one value."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def named_rows() -> list[Row]:
+    """Rows at 128 px of runs that have a name of their own, best last; not those of compare.py's groups."""
+    return [row for row in rows() if not row["run"].startswith(("study-", "labels-"))]
+
+
+def results() -> list[str]:
+    names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
+    cells = []
+    for row in named_rows():
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
+        cells.append((row["network"], row["run"], row["epochs"], minutes, *(f"{row[name]:.4f}" for name in names)))
+    header = ("network", "run", "epochs", "minutes", "pixel accuracy", "mean IoU", "iou", "iou, old torchmetrics",
+              "custom IoU", "Dice")  # fmt: skip
+    return markdown(header, cells)
+
+
+def sizes() -> list[str]:
+    cells = []
+    for row in named_rows():
+        thirds = [f"{t['pixel_accuracy']:.3f} / {t['mean_iou']:.3f}" for t in row["by_pet_size"].values()]
+        species = [f"{s['mean_iou']:.3f}" for s in row.get("by_species", {}).values()] or ["-", "-"]
+        contour = f"{row['contour_mean_iou']:.3f}" if "contour_mean_iou" in row else "-"
+        classes = [f"{share:.3f}" for share in row["class_iou"]]
+        cells.append((row["network"], row["run"], *thirds, *species, *classes, contour))
+    header = ("network", "run", "small pets", "middle", "large", "cats", "dogs", "IoU pet", "background", "border",
+              "near the contour")  # fmt: skip
+    return markdown(header, cells)
+
+
+def study_lines() -> list[Row]:
+    """Lines of the study with its newest base."""
+    lines = lines_of("study.jsonl")
+    return [line for line in lines if line["base"] == lines[-1]["base"]]
+
+
+def study() -> list[str]:
+    """Each setting against the base, best mean IoU first."""
+    names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou")
+    by_setting: dict[str, list[Row]] = {}
+    for line in study_lines():
+        by_setting.setdefault(line["setting"], []).append(line)
+
+    def mean(setting: str, name: str) -> float:
+        return statistics.mean(line[f"validation_{name}"] for line in by_setting[setting])
+
+    cells = []
+    for setting in sorted(by_setting, key=lambda s: -mean(s, "mean_iou")):
+        lines = by_setting[setting]
+        figures = [spread([line[f"validation_{name}"] for line in lines]) for name in names]
+        change = "" if not setting else f"{mean(setting, 'mean_iou') - mean('', 'mean_iou'):+.4f}"
+        seconds = f"{statistics.mean(line['seconds'] for line in lines):.0f}"
+        cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *figures, change, seconds))
+    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "change in mean IoU", "seconds")
+    return markdown(header, cells)
+
+
+def speed() -> list[str]:
+    result = json.loads((PUBLISHED / "benchmark.json").read_text())
+    cells = []
+    for key, name in (("train_step_ms", "training step"), ("inference_ms", "inference")):
+        for network, by_way in result[key].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            figures = (*(f"{ms:.1f}" for ms in ways), f"{ways[0] / ways[2]:.1f}x")
+            cells.append((f"{name}, {network}, ms a photograph", *figures))
+    for kind in ("train", "infer"):
+        for network, by_way in result["peak_memory_mib"][kind].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            cells.append((f"peak memory, {kind}, {network}, MiB", *ways, f"{ways[0] / ways[2]:.1f}x"))
+    data = result["data_images_per_second"]
+    rates = [f"{data[way]:.0f}" for way in ("original", "ours", "ours")]
+    cells.append(("data path, photographs/s", *rates, f"{data['ours'] / data['original']:.0f}x"))
+    kept = result["kept_bytes_per_image"]
+    numbers = [f"{kept[way]:,}" for way in ("segnet_builtin", "segnet", "segnet")]
+    cells.append(
+        ("kept for the decoder, bytes a photograph", *numbers, f"{kept['segnet_builtin'] / kept['segnet']:.0f}x")
+    )
+    shares = {name: f"{100 * share:.1f} %" for name, share in result["data_share_of_step"].items()}
+    reached = {name: f"{100 * ways['ours']:.0f} %" for name, ways in result["share_of_matrix_product"].items()}
+    rates = result["matrix_product_gflops"]
+    tried = [
+        f"{network}: {ways['ours']:.0f} ms in the same turns, {ways['ours_compiled']:.0f} compiled, "
+        f"{ways['ours_giving_memory_back']:.0f} with an allocator that gives memory back"
+        for network, ways in result["tried_train_step_ms"].items()
+    ]
+    times = [
+        f"{network} {t['original']:.0f} s for 5 epochs of the original, {t['ours']:.0f} s ours "
+        f"({t['original'] / t['ours']:.1f}x)"
+        for network, t in result["time_to_quality_seconds"].items()
+        if t["ours"]
+    ]
+    return [
+        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads).",
+        "",
+        *markdown(("what", "original", "ours, float32", "ours", "ours against original"), cells),
+        "",
+        f"- A second start reaches its first step after {result['start_to_first_step_seconds']:.1f} s.",
+        f"- Preparing a photograph takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
+        f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
+        f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
+        f"{reached['segnet_dsc']}: it waits for memory.",
+        f"- Time to the original's quality: {'; '.join(times)}.",
+        f"- Tried, and it does not pay: {'; '.join(tried)}.",
+    ]
+
+
+def agreement() -> list[str]:
+    result = json.loads((PUBLISHED / "agreement.json").read_text())
+    both = result["validation_pixel_accuracy"]
+    cells = [
+        (seed, f"{theirs:.4f}", f"{ours:.4f}", f"{ours - theirs:+.4f}")
+        for seed, theirs, ours in zip(result["seeds"], both["original"], both["ours"])
+    ]
+    mean = result["mean"]
+    cells.append(("mean", f"{mean['original']:.4f}", f"{mean['ours']:.4f}", f"{result['difference']:+.4f}"))
+    return markdown(("seed", "original step", "ours", "difference"), cells)
+
+
+def comparison(lines: list[Row]) -> list[dict[str, object]]:
+    """compare.py's groups "study" and "full": a dictionary for each variant, figures in lists over seeds."""
+    names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
+    found: dict[tuple[str, int], dict[str, object]] = {}
+    for row in lines:
+        study_row = row["run"].startswith("study-")
+        if not (study_row or row["run"] == "default"):
+            continue
+        name = row["run"].removeprefix("study-").rpartition("-")[0] if study_row else row["network"]
+        entry = found.setdefault((name, row["image_size"]), {
+            "name": name, "size": row["image_size"], "parameters": row["parameters"],
+            "multiply_adds": row["multiply_adds"], "kept_bytes": row["kept_bytes"], "small_pets": [],
+            **{figure: [] for figure in names},
+        })  # fmt: skip
+        for figure in names:
+            entry[figure].append(row[figure])
+        entry["small_pets"].append(row["by_pet_size"]["small"]["mean_iou"])
+    return list(found.values())
+
+
+def compared() -> list[str]:
+    cells = []
+    for entry in comparison(rows()):
+        figures = [spread(entry[name]) for name in ("pixel_accuracy", "mean_iou", "contour_mean_iou", "small_pets")]
+        cells.append((
+            entry["name"], entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
+            f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
+            spread(entry["train_seconds"], 0), *figures,
+        ))  # fmt: skip
+    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training s", "pixel accuracy",
+              "mean IoU", "near the contour", "small pets")  # fmt: skip
+    return markdown(header, cells)
+
+
+def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
+    """compare.py's group "labels": rows by network and number of labelled photographs."""
+    found: dict[str, dict[int, Row]] = {}
+    for row in lines:
+        if row["run"].startswith("labels-"):
+            found.setdefault(row["network"], {})[row["train_images"]] = row
+    return {network: dict(sorted(by_number.items())) for network, by_number in found.items()}
+
+
+def labelled() -> list[str]:
+    numbers = sorted({number for by_number in labels(rows()).values() for number in by_number})
+    cells = []
+    for network, by_number in labels(rows()).items():
+        figures = [
+            f"{r['pixel_accuracy']:.4f} / {r['mean_iou']:.4f}" if (r := by_number.get(n)) else "-" for n in numbers
+        ]
+        cells.append((network, *figures))
+    return markdown(("pixel accuracy / mean IoU", *(f"{n} photographs" for n in numbers)), cells)
+
+
+def kills() -> list[str]:
+    return [
+        f"{line['kills']} kills, {line['lost']} lost ({line['machine']}, commit {line['commit']})."
+        for line in lines_of("kills.jsonl")
+    ]
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    f.__name__: f for f in (results, sizes, study, speed, agreement, compared, labelled, kills)
+}
+
+if __name__ == "__main__":
+    settings.run(main)

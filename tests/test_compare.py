@@ -1,0 +1,63 @@
+"""compare.py and study.py on drawn pets: they train what is missing, once, and their tables and charts follow."""
+
+import json
+
+import pytest
+
+import compare
+import fetch_oxford_iiit_pets as pets
+import study
+import tables
+
+QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=32 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    for name, value in (("DATASET", "toy"), ("OUTPUTS", str(tmp_path)), ("IMAGE_SIZE", 32)):
+        monkeypatch.setattr(pets, name, value)
+    return tmp_path / "toy"
+
+
+def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
+    for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)), ("GROUPS", ("study", "labels")),
+                        ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}),
+                        ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("PRETRAINED", "")):  # fmt: skip
+        monkeypatch.setattr(compare, name, value)
+    compare.main()
+    rows = tables.rows(toy / "published")
+    runs = [
+        "labels-0.5",
+        "labels-1.0",
+        *(f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)),
+    ]
+    assert sorted(row["run"] for row in rows if row["run"] != "baseline") == ["labels-0.5", "labels-1.0", *study_runs]
+    assert not list(toy.glob("study-*/*"))  # rows stay, weights don't
+    entries = {entry["name"]: entry for entry in tables.comparison(rows)}
+    of = [row["mean_iou"] for row in rows if row["run"].startswith("study-unet_dsc")]
+    assert sorted(entries["unet_dsc"]["mean_iou"]) == sorted(of)
+    assert len(of) == 2
+    assert entries["unet_dsc"]["kept_bytes"] == 64 * entries["segnet_dsc"]["kept_bytes"]
+    assert [len(by_number) for by_number in tables.labels(rows).values()] == [2]
+    assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png", "labels.png"}
+    compare.main()
+    assert "0 rows are missing" in capsys.readouterr().out
+    assert tables.rows(toy / "published") == rows
+
+
+def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch, tmp_path):
+    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("SETTINGS", ("", "LOSS=ce")), ("SEEDS", (0,)),
+                        ("STUDY", str(tmp_path / "study.jsonl"))):  # fmt: skip
+        monkeypatch.setattr(study, name, value)
+    study.main()
+    study.main()
+    lines = [json.loads(line) for line in (tmp_path / "study.jsonl").read_text().splitlines()]
+    assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
+    assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
+
+
+def test_a_failing_run_says_which_and_why(toy, monkeypatch):
+    monkeypatch.setattr(compare, "GROUPS", ("study",))
+    monkeypatch.setattr(compare, "VARIANTS", {"x": "STAGES=7"})
+    with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*halve 7 times"):
+        compare.main()

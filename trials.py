@@ -1,0 +1,38 @@
+"""Runs of train.py and test.py with some constants changed, several at a time, for study.py and compare.py."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from settings import UserError
+
+
+def changed(base: str, setting: str) -> list[str]:
+    """The constants of `base`, NAME=VALUE each, with those of `setting` in their place or behind them."""
+    names = {argument.partition("=")[0] for argument in setting.split()}
+    return [argument for argument in base.split() if argument.partition("=")[0] not in names] + setting.split()
+
+
+def run(script: str, *arguments: str) -> str:
+    """Runs a script to its end; returns what it printed. Raises UserError with its last line if it fails."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise UserError(f"python {script} {' '.join(arguments)}: {last}")
+    return result.stdout
+
+
+def at_once(n: int, work: Callable[..., Any], tasks: Iterable[tuple]) -> Iterator[Any]:
+    """work(*task) for each task, n at a time; results as they come."""
+    with ThreadPoolExecutor(n) as pool:
+        pending = [pool.submit(work, *task) for task in tasks]
+        try:
+            for done in as_completed(pending):
+                yield done.result()
+        finally:  # after a failure or Ctrl-C nothing new is begun
+            for future in pending:
+                future.cancel()
