@@ -26,11 +26,7 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
         monkeypatch.setattr(compare, name, value)
     compare.main()
     rows = tables.rows(toy / "published")
-    runs = [
-        "labels-0.5",
-        "labels-1.0",
-        *(f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)),
-    ]
+    study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
     assert sorted(row["run"] for row in rows if row["run"] != "baseline") == ["labels-0.5", "labels-1.0", *study_runs]
     assert not list(toy.glob("study-*/*"))  # rows stay, weights don't
     entries = {entry["name"]: entry for entry in tables.comparison(rows)}
