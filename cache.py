@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -67,8 +67,8 @@ def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     Raises UserError that names the file and the line that lists it.
     """
     image_path, trimap_path = paths_of(folder, pair)
-    image = tv_tensors.Image(read_pixels(image_path, "RGB", pair))  # whatever a .jpg really is: GIF, PNG, CMYK
-    trimap = tv_tensors.Mask(read_pixels(trimap_path, "L", pair))
+    image = tv_tensors.Image(read_pixels(image_path, "RGB", pair.where))  # whatever a .jpg really is: GIF, PNG, CMYK
+    trimap = tv_tensors.Mask(read_pixels(trimap_path, "L", pair.where))
     if image.shape[-2:] != trimap.shape[-2:]:
         shapes = " and ".join(f"{t.shape[-1]}x{t.shape[-2]} px" for t in (image, trimap))
         raise UserError(f"{image_path} and its trimap differ in size, {shapes} ({pair.where})")
@@ -88,17 +88,24 @@ def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
         raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
 
 
-def read_pixels(path: Path, mode: str, pair: Pair) -> Tensor:
+def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -> Tensor:
+    """Pixels (C, H, W), uint8, of a file in Pillow's mode "RGB" or "L".
+
+    where: what else errors say of it; upright: turned as its EXIF data say.
+    Raises UserError if it is missing, no picture, or too large to be a photograph.
+    """
+    place = f" ({where})" if where else ""
     try:
         with Image.open(path) as image:
             if image.width * image.height > LARGEST:
-                raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all ({pair.where})")
+                raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}")
+            image = ImageOps.exif_transpose(image) if upright else image
             palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
             return v2.functional.pil_to_tensor(image if palette_index else image.convert(mode))
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
+        raise UserError(f"{path} is missing or can't be decoded: {error}{place}") from error
 
 
 def key_of(folder: Path, pairs: list[Pair], size: int) -> str:

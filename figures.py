@@ -49,22 +49,18 @@ def save_photographs(path: Path, images: Tensor, trimaps: Tensor, title: str) ->
     save(figure, path)
 
 
-def save_examples(path: Path, typical: list[dict], worst: list[dict], title: str) -> None:
-    """Typical cases on the left, the worst on the right, a row each: photograph, truth, prediction, error.
+def save_examples(path: Path, cases: list[dict], title: str) -> None:
+    """A row a case: photograph, truth, prediction, error.
 
     A case: "image" (3, H, W) in [0, 1], "truth" and "prediction" (1, H, W), "label" for its left edge.
     """
     figure, axes = plt.subplots(
-        len(typical), 9, figsize=(11.5, 1.4 * len(typical)), width_ratios=[1, 1, 1, 1, 0.2, 1, 1, 1, 1],
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
-    for row, left, right in zip(axes, typical, worst):
-        row[4].set_axis_off()
-        show_case(row[:4], left)
-        show_case(row[5:], right)
-    for first, kind in ((0, "typical"), (5, "worst")):
-        for axis, name in zip(axes[0, first:], (f"{kind}: photograph", "truth", "prediction", "error")):
-            axis.set_title(name, fontsize=8)
+        len(cases), 4, figsize=(5.8, 1.4 * len(cases) + 0.3), layout="constrained", squeeze=False
+    )
+    for row, case in zip(axes, cases):
+        show_case(row, case)
+    for axis, name in zip(axes[0], ("photograph", "truth", "prediction", "error")):
+        axis.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     legend(figure, extra=(("wrong", "#c1121f"),))
     save(figure, path)

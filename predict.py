@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
 import checkpoints
@@ -24,7 +23,7 @@ import fetch_oxford_iiit_pets as pets
 import figures
 import machine
 import settings
-from cache import LARGEST
+from cache import read_pixels
 from evaluate import logits_of
 from files import write_atomically
 from settings import UserError
@@ -103,7 +102,7 @@ def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Te
 
     Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet.
     """
-    pixels = read_photograph(photograph)
+    pixels = read_pixels(photograph, "RGB", upright=True)
     probabilities = probabilities_of(network, pixels, size)
     labels = probabilities.argmax(0, keepdim=True)  # (1, H, W)
     # Half of the border is pet; below a tenth and above nine tenths the ground is clear and the pet is whole.
@@ -114,19 +113,6 @@ def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Te
     save(cutout, target.with_name(f"{target.name}_cutout.png"), compress_level=PNG_EFFORT)
     scale = THUMBNAIL / max(cutout.shape[-2:])
     return F.interpolate(cutout[None], scale_factor=scale, mode="bilinear", antialias=True)[0]
-
-
-def read_photograph(path: Path) -> Tensor:
-    """(3, H, W), uint8, upright. Raises UserError for what is no photograph, or too large to be one."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > LARGEST:
-                raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all")
-            return pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} is missing or can't be decoded: {error}") from error
 
 
 def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:

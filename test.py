@@ -8,6 +8,7 @@ Every figure is over the whole test split at once; "batch_mean" in a row is the 
 """
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import settings
 import trimap
 from cost import kept_bytes, multiply_adds
 from evaluate import evaluate, logits_of
-from files import append_line
+from files import append_line, write_atomically
 from segnet import count_parameters
 from settings import UserError
 
@@ -38,7 +39,7 @@ CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one
 MIRROR = False  # True: the mean of the predictions for a photograph and its mirror image, a row of its own
 USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
 BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
-EXAMPLES = 4  # typical cases in the picture, and as many of the worst; 0: no pictures
+EXAMPLES = 4  # cases in each picture; 0: no pictures
 PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 
 # The machine
@@ -153,28 +154,34 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
 
 
 def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Tensor) -> None:
-    """Saves pictures of typical and of the worst cases, and of the confusion matrix, beside the weights."""
+    """Saves pictures of the best, of typical and of the worst cases, and of the confusion matrix."""
     present = matrices.sum(1) + matrices.sum(2) > 0  # a class in neither truth nor prediction is no fault
     scores = (metrics.class_iou(matrices) * present).sum(1) / present.sum(1)
-    order = scores.argsort(stable=True)
+    order = scores.argsort(stable=True, descending=True)
     middle = (len(order) - EXAMPLES) // 2
-    chosen = torch.cat([order[middle : middle + EXAMPLES], order[:EXAMPLES]])
-    logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION), MIRROR)))
-    cases = []
-    for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu()):
-        cases.append({
-            "image": split.images[i] / 255,
-            "truth": split.trimaps[i],
-            "prediction": prediction,
-            "label": f"{split.pairs[i].name}\nmean IoU {float(scores[i]):.2f}",
-        })  # fmt: skip
+    kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
     if PUBLISH:
         folder, prefix = published_folder(), f"{row_name()}_{name}_"
-    paths = folder / f"{prefix}examples.png", folder / f"{prefix}confusion.png"
-    figures.save_examples(paths[0], cases[:EXAMPLES], cases[EXAMPLES:], f"{name}, run {row_name()}, {pets.data_name()}")
-    charts.save_confusion(paths[1], matrices.sum(0), f"{name}, shares of the true class")
-    print(f"drawn: {paths[0]}, {paths[1]}")
+    for kind, chosen in kinds.items():
+        logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION), MIRROR)))
+        cases = [
+            {
+                "image": split.images[i] / 255,
+                "truth": split.trimaps[i],
+                "prediction": prediction,
+                "label": f"{split.pairs[i].name}\nmean IoU {float(scores[i]):.2f}",
+            }
+            for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu())
+        ]
+        figures.save_examples(
+            folder / f"{prefix}{kind}.png", cases, f"{name}, run {row_name()}: {kind} of the test split"
+        )
+    charts.save_confusion(folder / f"{prefix}confusion.png", matrices.sum(0), f"{name}, shares of the true class")
+    curves = checkpoints.run_folder(pets.outputs_folder(), RUN, name) / "curves.png"
+    if PUBLISH and curves.exists():
+        write_atomically(folder / f"{prefix}curves.png", lambda part: shutil.copyfile(curves, part))
+    print(f"drawn: {folder / f'{prefix}best.png'}, typical, worst, confusion")
 
 
 def published_folder() -> Path:

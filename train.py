@@ -123,7 +123,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
         torch.manual_seed(SEED)
         network = checkpoints.build(name, **shape)
         if ENCODER:
-            prepare_encoder(network)
+            prepare_encoder(network, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
         optimizer = make_optimizer(network)
         random = torch.Generator().manual_seed(SEED)
@@ -140,10 +140,11 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
         print(f"{name}: {len(history)} epochs in {folder}")
 
 
-def prepare_encoder(network: nn.Module) -> None:
-    """Gives the encoder its pretrained weights, and freezes it if it is to stay as it is."""
+def prepare_encoder(network: nn.Module, new: bool = True) -> None:
+    """Gives the encoder of a new run its pretrained weights; freezes it if it is to stay as it is."""
     pretrained.check_sizes(network, (*SIZES, pets.IMAGE_SIZE))
-    print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
+    if new:
+        print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
     for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
         module.requires_grad_(False)
 

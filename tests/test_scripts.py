@@ -37,7 +37,13 @@ def test_train_then_test_end_to_end(script, tmp_path):
     assert (row["data"], row["train_images"], row["test_images"], row["epochs"]) == ("toy", 36, 24, 2)
     assert 0 < row["train_seconds"] < 100
     assert row["command"].startswith("python train.py")
-    assert (folder / "segnet_dsc" / "examples.png").stat().st_size > 10_000
+    assert all((folder / "segnet_dsc" / f"{kind}.png").stat().st_size > 10_000 for kind in ("best", "typical", "worst"))
+    script("report.py", "DATASET=toy")
+    report = (tmp_path / "toy" / "report.html").read_text()
+    assert report.count("<img ") == 2 * 5  # curves, confusion, best, typical and worst of each network
+    assert "http" not in report  # self-contained
+    assert all(breed.replace("_", " ") in report for breed in row["by_breed"])
+    assert f"{row['by_species']['cat']['mean_iou']:.4f}" in report
     pytest.importorskip("torchmetrics")
     script("test.py", *QUICK[:2], "NETWORKS=segnet_dsc", "USE_TORCHMETRICS=True")
     other = json.loads((tmp_path / "toy" / "results.jsonl").read_text().splitlines()[-1])

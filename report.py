@@ -1,0 +1,139 @@
+"""Writes outputs/report.html: all that is known of the tested networks in one file, to be opened or sent as it is.
+
+    python test.py && python report.py        the networks tested here
+    python report.py PUBLISHED=True           those of outputs/published
+
+Tables, curves, confusion matrices, best, typical and worst cases, and figures by breed, species and size of pet.
+"""
+
+import base64
+import html
+from collections.abc import Iterable
+from pathlib import Path
+
+import fetch_oxford_iiit_pets as pets
+import settings
+import tables
+from files import write_atomically
+from settings import UserError
+
+PUBLISHED = False  # True: the rows and pictures of outputs/published instead of those of outputs
+RUNS = ""  # names of runs, with commas between them; "": the newest row of every run and network
+FILE = "report.html"  # in outputs
+
+FIGURES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "iou", "custom_iou": "custom IoU",
+           "dice": "Dice", "contour_mean_iou": "mean IoU near the contour"}  # fmt: skip
+PICTURES = {"curves": "Training", "confusion": "Confusion, in shares of the true class", "best": "Best cases",
+            "typical": "Typical cases", "worst": "Worst cases"}  # fmt: skip
+
+STYLE = """
+:root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); --bar: #f4a259; }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem; }
+h2 { margin-top: 3rem; border-top: 2px solid var(--line); padding-top: 1rem; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
+th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+figure { margin: 0; flex: 1 1 22rem; max-width: 100%; min-width: 0; }
+img { max-width: 100%; height: auto; background: white; }
+.bar { background: linear-gradient(to right, color-mix(in srgb, var(--bar) 55%, transparent) var(--share),
+       transparent var(--share)); }
+small { opacity: 0.75; overflow-wrap: anywhere; }
+"""
+
+
+def main() -> None:
+    outputs = pets.outputs_folder()
+    folder = outputs / "published" if PUBLISHED else outputs
+    wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
+    newest = {(row["run"], row["network"]): row for row in tables.rows(folder)}  # the last of each
+    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and shown(row))]
+    if not rows:
+        raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
+    path = outputs / FILE
+    write_atomically(path, lambda part: part.write_text(page(rows, folder), encoding="utf-8"))
+    print(f"written: {path}, {len(rows)} networks, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def shown(row: dict) -> bool:
+    """Not the many rows of compare.py, which are a table of their own."""
+    return not row["run"].startswith(("study-", "labels-"))
+
+
+def page(rows: list[dict], folder: Path) -> str:
+    trained = [row for row in rows if row["network"] != "all_background"]
+    title = f"SegNet on {rows[0]['data']}: {len(trained)} networks"
+    comparison = "".join(picture(folder / f"{name}.png", "") for name in ("comparison", "labels"))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
+        f"<h1>{html.escape(title)}</h1>{overview(rows)}"
+        f'<div class="pictures">{comparison}</div>'
+        f"{''.join(section(row, folder) for row in trained)}</body></html>\n"
+    )
+
+
+def table(header: Iterable[str], lines: Iterable[Iterable[object]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(cell(value) for value in line) + "</tr>" for line in lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def cell(value: object) -> str:
+    """A cell; a share in [0, 1] has a bar behind it."""
+    if isinstance(value, float):
+        return f'<td class="bar" style="--share: {100 * value:.1f}%">{value:.4f}</td>'
+    return f"<td>{html.escape(str(value))}</td>"
+
+
+def overview(rows: list[dict]) -> str:
+    lines = []
+    for row in rows:
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
+        figures = [float(row[name]) if name in row else "-" for name in FIGURES]
+        lines.append([f"{row['network']}, {row['run']}", row["image_size"], row["epochs"], minutes, *figures])
+    return table(["network, run", "px", "epochs", "minutes", *FIGURES.values()], lines)
+
+
+def section(row: dict, folder: Path) -> str:
+    """All about one network."""
+    groups = {**{f"{name} pets": f for name, f in row["by_pet_size"].items()},
+              **{f"{name}s": f for name, f in row.get("by_species", {}).items()}}  # fmt: skip
+    by_group = [[name, f["pixel_accuracy"], f["mean_iou"]] for name, f in groups.items()]
+    breeds = sorted(row.get("by_breed", {}).items(), key=lambda item: item[1]["mean_iou"])
+    by_breed = [[name.replace("_", " "), f["photographs"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
+    prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
+    pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
+    classes = dict(zip(("pet", "background", "border"), row["class_iou"]))
+    facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs; "
+    facts += f"{row['machine']}, commit {row['commit']}: {row['command']}"
+    parts = [
+        f"<h2>{html.escape(row['network'])}, run {html.escape(row['run'])}</h2>",
+        f"<p><small>{html.escape(facts)}</small></p>",
+        "<h3>By class, size of pet and species</h3>",
+        '<div class="pictures">',
+        table(["class", "IoU"], classes.items()),
+        table(["photographs of", "pixel accuracy", "mean IoU"], by_group),
+        f'</div><div class="pictures">{pictures}</div>',
+    ]
+    if by_breed:
+        half = -(-len(by_breed) // 2)
+        header = ["breed", "photographs", "pixel accuracy", "mean IoU"]
+        parts += ["<h3>By breed, the hardest first</h3>", '<div class="pictures">',
+                  table(header, by_breed[:half]), table(header, by_breed[half:]), "</div>"]  # fmt: skip
+    return "".join(parts)
+
+
+def picture(path: Path, caption: str) -> str:
+    """The picture itself, not a link to it; nothing where there is none."""
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(caption or path.stem)
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+
+
+if __name__ == "__main__":
+    settings.run(main, pets)
