@@ -18,6 +18,7 @@ from settings import UserError
 
 CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
 SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
 LARGEST = 50_000_000  # pixels; a photograph beyond this is taken for a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
@@ -82,7 +83,7 @@ def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
     """Width and height of a photograph, px."""
     path, _ = paths_of(folder, pair)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.size
     except OSError as error:
         raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
@@ -96,7 +97,7 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
     """
     place = f" ({where})" if where else ""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
                 raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}")
             image = ImageOps.exif_transpose(image) if upright else image

@@ -107,14 +107,13 @@ def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
     for axis, name in zip(panels, ("pixel_accuracy", "mean_iou")):
         for network, rows in by_network.items():
-            label = f"{network}, {'pretrained' if any(row['encoder'] for row in rows.values()) else 'from scratch'}"
-            axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=label)
+            axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=network)
         numbers = sorted({number for rows in by_network.values() for number in rows})
         axis.set(xlabel="labelled photographs", title=name.replace("_", " ").replace("iou", "IoU"), xscale="log")
         axis.set_xticks(numbers, map(str, numbers))
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=2, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False)
     save(figure, path)
 
 

@@ -35,27 +35,33 @@ VARIANTS = {
 FULL = ("segnet_dsc", "segnet", "unet_dsc")
 # What pretraining is worth in labelled photographs: 1380 steps of 8 each
 LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=64,64,96 THREADS=1"
+ENCODERS = {
+    "segnet_dsc": "",
+    "lite0-random": "ENCODER=tf_efficientnet_lite0 ENCODER_WEIGHTS=random ENCODER_RATE=1.0",
+    "lite0-pretrained": "ENCODER=tf_efficientnet_lite0",
+}
 SHARES = {0.1: "TRAIN_SHARE=0.1 EPOCHS=1,31", 0.3: "TRAIN_SHARE=0.3 EPOCHS=1,11", 1.0: "TRAIN_SHARE=1.0 EPOCHS=1,4"}
-PRETRAINED = "tf_efficientnet_lite0"
 
 
 class Task(NamedTuple):
     run: str
     network: str  # as rows name it
     arguments: list[str]  # NAME=VALUE for train.py
-    at_once: int  # how many such run at a time
+    alone: bool  # with all threads, pictures and weights kept; or one of many at a time, of which the row is kept
 
 
 def main() -> None:
+    if AT_ONCE < 1:
+        raise UserError("AT_ONCE is at least 1")
     if unknown := set(GROUPS) - {"study", "full", "labels"}:
         raise UserError(f"GROUPS={','.join(unknown)}: there are study, full, labels")
-    pets.load("trainval")  # makes the caches, so that runs at the same time don't
     folder = pets.outputs_folder() / "published"
     done = {(row["run"], row["network"]) for row in tables.rows(folder)}
     missing = [task for task in tasks() if (task.run, task.network) not in done]
     print(f"{len(missing)} rows are missing: {', '.join(task.run for task in missing) or 'none'}", flush=True)
-    for n in (AT_ONCE, 1):
-        for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.at_once == n]):
+    make_caches(missing)
+    for n, alone in ((AT_ONCE, False), (1, True)):
+        for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.alone == alone]):
             print(f"{run} is done", flush=True)
     rows = tables.rows(folder)
     charts.save_comparison(folder / "comparison.png", tables.comparison(rows))
@@ -70,24 +76,37 @@ def tasks() -> list[Task]:
             for name, setting in VARIANTS.items():
                 arguments = [*trials.changed(STUDY, setting), f"SEED={seed}"]
                 network = next(a for a in arguments if a.startswith("NETWORKS=")).removeprefix("NETWORKS=")
-                found.append(Task(f"study-{name}-{seed}", network, arguments, AT_ONCE))
+                found.append(Task(f"study-{name}-{seed}", network, arguments, False))
     if "labels" in GROUPS:
         for share, setting in SHARES.items():
-            for encoder in dict.fromkeys(("", PRETRAINED)):
-                extra = f" ENCODER={encoder} SKIP_FEATURES=True" if encoder else ""
-                name = full_name("segnet_dsc", encoder)
-                found.append(Task(f"labels-{share}", name, trials.changed(LABELS, setting + extra), AT_ONCE))
+            for name, encoder in ENCODERS.items():
+                network = full_name("segnet_dsc", encoder.partition(" ")[0].removeprefix("ENCODER="))
+                arguments = trials.changed(LABELS, f"{setting} {encoder}")
+                found.append(Task(f"labels-{name}-{share}", network, arguments, False))
     if "full" in GROUPS:
-        found += [Task("default", network, [f"NETWORKS={network}"], 1) for network in FULL]
+        found += [Task("defaults", network, [f"NETWORKS={network}"], True) for network in FULL]
     return found
+
+
+def make_caches(missing: list[Task]) -> None:
+    """Decodes all photographs at the sizes that runs will ask for, so that runs at the same time don't."""
+    asked = pets.IMAGE_SIZE
+    sizes = {a.removeprefix("IMAGE_SIZE=") for task in missing for a in task.arguments if a.startswith("IMAGE_SIZE=")}
+    for pets.IMAGE_SIZE in (asked, *map(int, sizes)):
+        for split in ("trainval", "test"):
+            pets.load(split)
+    pets.IMAGE_SIZE = asked
 
 
 def train_and_test(task: Task) -> str:
     data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
     trials.run("train.py", *data, *task.arguments, f"RUN={task.run}")
     kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS="))]
-    trials.run("test.py", *data, *kept, f"RUN={task.run}", f"NETWORKS={task.network}", "PUBLISH=True", "EXAMPLES=0")
-    shutil.rmtree(pets.outputs_folder() / task.run / task.network)
+    kept += ["PUBLISH=True", "BASELINE=False"]
+    kept += [] if task.alone else ["EXAMPLES=0"]
+    trials.run("test.py", *data, *kept, f"RUN={task.run}", f"NETWORKS={task.network}")
+    if not task.alone:
+        shutil.rmtree(pets.outputs_folder() / task.run)
     return f"{task.run}, {task.network}"
 
 

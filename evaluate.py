@@ -29,7 +29,8 @@ def logits_of(
             logits = network(as_input(batch, device)).float()
             if mirror:
                 mirrored = network(as_input(batch.flip(3), device)).float().flip(3)
-                logits = (logits.softmax(1) + mirrored.softmax(1)).div_(2).log_()
+                both = (logits.softmax(1) + mirrored.softmax(1)) / 2
+                logits = both.clamp_(min=torch.finfo(both.dtype).tiny).log_()  # -inf would not interpolate
         yield logits
 
 

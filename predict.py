@@ -30,7 +30,7 @@ from settings import UserError
 from trimap import BORDER, COLOURS, PET
 
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/
-FOLDER = "outputs/predictions"  # where pictures go
+FOLDER = "predictions"  # in outputs; where pictures go
 EXPORT = ""  # file.onnx to write instead of pictures
 SHEET = False  # True: contact_sheet.png too, all cut-outs at a glance
 MIRROR = True  # False: half the time, and a little less exact
@@ -55,16 +55,17 @@ def main(photographs: list[str]) -> None:
         return
     paths = photographs_in(photographs)
     network.to(machine.device(), memory_format=torch.channels_last)
+    folder = pets.outputs_folder() / FOLDER
     failed, taken, cutouts = [], set(), []
     for photograph in tqdm(paths, unit="photo", disable=len(paths) < 2):
         name = free_name(photograph.stem, taken)
         try:
-            cutouts.append(predict(network, size, photograph, Path(FOLDER, name)))
+            cutouts.append(predict(network, size, photograph, folder / name))
         except UserError as error:
             failed.append(str(error))
     if SHEET and cutouts:
-        figures.save_contact_sheet(Path(FOLDER, "contact_sheet.png"), cutouts)
-    print(f"{len(paths) - len(failed)} of {len(paths)} photographs in {FOLDER}")
+        figures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
+    print(f"{len(paths) - len(failed)} of {len(paths)} photographs in {folder}")
     if failed:
         raise UserError("\n".join(["skipped:", *failed]))
 
@@ -111,8 +112,8 @@ def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Te
     save(overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"), quality=90)
     save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"), compress_level=PNG_EFFORT)
     save(cutout, target.with_name(f"{target.name}_cutout.png"), compress_level=PNG_EFFORT)
-    scale = THUMBNAIL / max(cutout.shape[-2:])
-    return F.interpolate(cutout[None], scale_factor=scale, mode="bilinear", antialias=True)[0]
+    small = [max(1, round(side * THUMBNAIL / max(pixels.shape))) for side in pixels.shape[-2:]]
+    return F.interpolate(cutout[None], small, mode="bilinear", antialias=True)[0]
 
 
 def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:

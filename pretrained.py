@@ -86,15 +86,20 @@ def full_name(network: str, encoder: str) -> str:
 
 def build(base: str, encoder: str, skips: bool, **shape: object) -> nn.Module:
     """The network with that encoder, its weights still random. Raises UserError for what doesn't go together."""
+    check(base, encoder, skips, shape["kernel_size"], shape["stages"])
+    if encoder == VGG:
+        return ImageSegmentation(**shape)
+    return PretrainedSegmentation(base, encoder, skips, head=shape["head"], kernel_size=shape["kernel_size"])
+
+
+def check(base: str, encoder: str, skips: bool, kernel_size: int, stages: int) -> None:
+    """Raises UserError for what doesn't go together."""
     if base not in SEGNETS:
         raise UserError(f"ENCODER goes with NETWORKS={','.join(SEGNETS)}; SKIP_FEATURES=True makes a U-Net of them")
-    if encoder != VGG:
-        if shape.pop("stages") != len(DECODER) - 1:
-            raise UserError(f"STAGES is {len(DECODER) - 1} with an encoder of timm, whose own depth counts")
-        return PretrainedSegmentation(base, encoder, skips, **shape)
-    if base != "segnet" or skips or shape["kernel_size"] != 3:
+    if encoder == VGG and (base != "segnet" or skips or kernel_size != 3):
         raise UserError(f"ENCODER={VGG} is that of NETWORKS=segnet KERNEL_SIZE=3, without SKIP_FEATURES")
-    return ImageSegmentation(**shape)
+    if encoder != VGG and stages != len(DECODER) - 1:
+        raise UserError(f"STAGES is {len(DECODER) - 1} with an encoder of timm, whose own depth counts")
 
 
 def encoder_of(network: nn.Module) -> list[nn.Module]:
@@ -128,12 +133,19 @@ def timm_encoder(name: str, full: bool = False) -> tuple[nn.Module, dict[int, in
         strides = timm.create_model(name, features_only=True).feature_info.reduction()
     if STRIDE not in strides:
         raise UserError(f"ENCODER={name} has no map of stride {STRIDE}: its strides are {sorted(set(strides))}")
-    if len(set(strides)) == 1:  # a transformer: one size from end to end; position embeddings are interpolated
-        options = {"out_indices": 1, "dynamic_img_size": True}  # the last block alone
+    if len(set(strides)) == 1:  # a transformer, of one stride from end to end: its last block alone
+        options = {"features_only": True, "feature_cls": "getter", "out_indices": 1}
+        try:
+            encoder = timm.create_model(name, dynamic_img_size=True, **options)  # interpolates position embeddings
+        except TypeError:
+            encoder = timm.create_model(name, **options)  # takes its own size alone, which check_sizes tells
     else:
         options = {"out_indices": tuple(range(strides.index(STRIDE) + 1))}
-    encoder = timm.create_model(name, features_only=True, feature_cls="getter", **options)
-    return encoder, dict(zip(encoder.feature_info.reduction(), encoder.feature_info.channels()))
+        encoder = timm.create_model(name, features_only=True, feature_cls="getter", **options)
+    widths = dict(zip(encoder.feature_info.reduction(), encoder.feature_info.channels()))
+    if STRIDE not in widths:
+        raise UserError(f"ENCODER={name} hands out maps of stride {sorted(widths)} alone; choose another")
+    return encoder, widths
 
 
 def timm_tags(name: str) -> list[str]:
@@ -147,10 +159,11 @@ def sizes_taken(network: nn.Module, sizes: tuple[int, ...]) -> list[int]:
     taken = []
     for size in sizes:
         try:
-            network(torch.empty(2, 3, size, size, device="meta"))
+            logits = network(torch.empty(2, 3, size, size, device="meta"))
         except (ValueError, RuntimeError, AssertionError):
             continue
-        taken.append(size)
+        if logits.shape[-2:] == (size, size):
+            taken.append(size)
     return taken
 
 
@@ -170,26 +183,31 @@ def check_sizes(network: nn.Module, sizes: tuple[int, ...]) -> None:
 def load_weights(network: nn.Module, encoder: str, file: str) -> str:
     """Gives the network's encoder its pretrained weights, of a file or else of the library's; returns whose.
 
-    Raises UserError for weights that can't be had, are damaged, or are of another architecture.
+    "random" leaves them as they are. Raises UserError for weights that can't be had, are damaged, or are of another
+    architecture.
     """
     if encoder == VGG:
-        where, state = file or "torchvision", load_file(Path(file)) if file else fetched(VGG16_BN_Weights.DEFAULT)
-        fold_vgg(network, state, where)
-        return where
+        if file != "random":
+            state = load_file(Path(file)) if file else fetched(VGG16_BN_Weights.DEFAULT)
+            fold_vgg(network, state, file or "torchvision")
+        return file or "torchvision"
     config = import_timm().get_pretrained_cfg(encoder)
-    mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+    mean, std, where = torch.tensor(config.mean), torch.tensor(config.std), file or "timm"
     package = importlib.util.find_spec(LITE0_PACKAGE) if encoder == LITE0 and not file else None
-    if package:
+    if file == "random":
+        state = {}
+    elif package:
         where, path = LITE0_PACKAGE, Path(package.submodule_search_locations[0], LITE0_FILE)
         if hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
             raise UserError(f"{path} is damaged; install {LITE0_PACKAGE.replace('_', '-')} again")
         state = load_file(path)
     else:
-        where, state = file or "timm", load_file(Path(file)) if file else fetched(encoder)
+        state = load_file(Path(file)) if file else fetched(encoder)
     if "_conv_stem.weight" in state:
         state, mean, std = renamed_lite0(state), torch.full((3,), 127 / 255), torch.full((3,), 128 / 255)
     own = network.encoder.model
-    own.load_state_dict(chosen(state, {key: tuple(value.shape) for key, value in own.state_dict().items()}, where))
+    if file != "random":
+        own.load_state_dict(chosen(state, {key: tuple(value.shape) for key, value in own.state_dict().items()}, where))
     network.mean.copy_(mean.view(3, 1, 1))
     network.std.copy_(std.view(3, 1, 1))
     return where
@@ -200,7 +218,7 @@ def fetched(weights: str | VGG16_BN_Weights) -> dict[str, Tensor]:
     try:
         if isinstance(weights, str):
             return import_timm().create_model(weights, pretrained=True).state_dict()
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except UserError:
         raise
     except Exception as error:  # of many kinds, by what is between here and the host
@@ -251,7 +269,10 @@ def fold_vgg(network: ImageSegmentation, state: dict[str, Tensor], where: str) -
 
 
 def renamed_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientNet-Lite0's tensors under the names that timm gives them; the package numbers blocks through."""
+    """EfficientNet-Lite0's tensors under the names that timm gives them; the package numbers blocks through.
+
+    Raises UserError for tensors that it doesn't have.
+    """
     separable = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
     inverted = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2",
                 "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
@@ -260,11 +281,14 @@ def renamed_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
         layer, _, kind = key.rpartition(".")
-        if layer.startswith("_blocks."):
-            _, number, layer = layer.split(".")
-            stage, i = places[int(number)]
-            new = f"blocks.{stage}.{i}.{(separable if stage == 0 else inverted)[layer[1:]]}"
-        else:
-            new = outside[layer]
+        try:
+            if layer.startswith("_blocks."):
+                _, number, layer = layer.split(".")
+                stage, i = places[int(number)]
+                new = f"blocks.{stage}.{i}.{(separable if stage == 0 else inverted)[layer[1:]]}"
+            else:
+                new = outside[layer]
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(f"weights of another architecture than EfficientNet-Lite0: it has no {key}") from error
         renamed[f"{new}.{kind}"] = value
     return renamed

@@ -16,6 +16,7 @@ import settings
 import tables
 from files import write_atomically
 from settings import UserError
+from trimap import CLASSES
 
 PUBLISHED = False  # True: the rows and pictures of outputs/published instead of those of outputs
 RUNS = ""  # names of runs, with commas between them; "": the newest row of every run and network
@@ -106,7 +107,7 @@ def section(row: dict, folder: Path) -> str:
     by_breed = [[name.replace("_", " "), f["photographs"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
     prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
     pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
-    classes = dict(zip(("pet", "background", "border"), row["class_iou"]))
+    classes = dict(zip(CLASSES, row["class_iou"]))
     facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs; "
     facts += f"{row['machine']}, commit {row['commit']}: {row['command']}"
     parts = [

@@ -11,17 +11,16 @@ import json
 import re
 import shutil
 import time
-from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
 import machine
 import settings
 import trials
 from files import append_line
+from settings import UserError
 
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
-STUDY = "outputs/published/study.jsonl"  # a line a run
 
 # What all runs share, and what each changes; NAME=VALUE as train.py takes them.
 BASE = (
@@ -32,7 +31,6 @@ SETTINGS = (
     "EPOCHS=1,16",
     "EPOCHS=1,16 ZOOM=0.2 ROTATION=10.0",
     "",
-    "BATCH_NORM_MOMENTUM=0.03",
     "LOSS=ce",
     "LOSS=iou",
     "HEAD=original",
@@ -52,7 +50,9 @@ SETTINGS = (
 
 
 def main() -> None:
-    path = Path(STUDY)
+    if AT_ONCE < 1:
+        raise UserError("AT_ONCE is at least 1")
+    path = pets.outputs_folder() / "published" / "study.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     missing = [(setting, seed) for seed in SEEDS for setting in SETTINGS if (setting, BASE, seed) not in done]

@@ -54,7 +54,7 @@ def spread(values: list[float], digits: int = 4) -> str:
 
 
 def named_rows() -> list[Row]:
-    """Rows at 128 px of runs that have a name of their own, best last; not those of compare.py's groups."""
+    """Rows in the order in which they were published, but for those of compare.py's groups of many rows."""
     return [row for row in rows() if not row["run"].startswith(("study-", "labels-"))]
 
 
@@ -176,7 +176,7 @@ def comparison(lines: list[Row]) -> list[dict[str, object]]:
     found: dict[tuple[str, int], dict[str, object]] = {}
     for row in lines:
         study_row = row["run"].startswith("study-")
-        if not (study_row or row["run"] == "default"):
+        if not (study_row or row["run"] == "defaults"):
             continue
         name = row["run"].removeprefix("study-").rpartition("-")[0] if study_row else row["network"]
         entry = found.setdefault((name, row["image_size"]), {
@@ -205,11 +205,12 @@ def compared() -> list[str]:
 
 
 def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
-    """compare.py's group "labels": rows by network and number of labelled photographs."""
+    """compare.py's group "labels": rows by encoder and number of labelled photographs."""
     found: dict[str, dict[int, Row]] = {}
     for row in lines:
         if row["run"].startswith("labels-"):
-            found.setdefault(row["network"], {})[row["train_images"]] = row
+            name = row["run"].removeprefix("labels-").rpartition("-")[0]
+            found.setdefault(name, {})[row["train_images"]] = row
     return {network: dict(sorted(by_number.items())) for network, by_number in found.items()}
 
 

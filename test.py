@@ -40,6 +40,7 @@ MIRROR = False  # True: the mean of the predictions for a photograph and its mir
 USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
 BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
 EXAMPLES = 4  # cases in each picture; 0: no pictures
+BASELINE = True  # False: no row of the "network" that calls everything background
 PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 
 # The machine
@@ -52,7 +53,7 @@ def main() -> None:
     if PUBLISH:
         check_unpublished()
     split = pets.load("test")
-    rows = [baseline(split)]
+    rows = [baseline(split)] if BASELINE else []
     for name in NETWORKS[:1] if CHECKPOINT else NETWORKS:
         network, about = checkpoints.load_network(weights_of(name), name)
         network.to(machine.device(), memory_format=torch.channels_last)
@@ -85,7 +86,10 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
     about: what the checkpoint says of its training.
     """
     start = time.perf_counter()
-    found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
+    try:
+        found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
+    except ValueError as error:
+        raise UserError(f"IMAGE_SIZE={pets.IMAGE_SIZE}: {error}") from error
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
     row = {
@@ -160,7 +164,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
     order = scores.argsort(stable=True, descending=True)
     middle = (len(order) - EXAMPLES) // 2
     kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
-    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), RUN, name), ""
+    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), row_name(), name), ""
     if PUBLISH:
         folder, prefix = published_folder(), f"{row_name()}_{name}_"
     for kind, chosen in kinds.items():

@@ -38,7 +38,7 @@ RUN = "default"  # name of the run's folder in outputs/; a run with other consta
 
 # Pretrained, see pretrained.py
 ENCODER = ""  # "vgg16_bn", or one of timm such as "tf_efficientnet_lite0"; "": both networks from scratch
-ENCODER_WEIGHTS = ""  # file of its weights; "": the library's own
+ENCODER_WEIGHTS = ""  # file of its weights; "": the library's own; "random": none, for comparison
 FREEZE_ENCODER = False  # True: the decoder alone learns
 SKIP_FEATURES = False  # True: the decoder gets the encoder's finer maps too, as in a U-Net
 
@@ -103,13 +103,15 @@ def check_constants() -> None:
         raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
     if not (
         min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1
-        and min(LEARNING_RATE, FULL_CONV_RATE) > 0 <= min(WEIGHT_DECAY, THREADS)
+        and min(LEARNING_RATE, FULL_CONV_RATE, ENCODER_RATE) > 0 <= min(WEIGHT_DECAY, THREADS)
     ):
         raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
     if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
         raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
     if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
+    for network in NETWORKS if ENCODER else ():
+        pretrained.check(network, ENCODER, SKIP_FEATURES, KERNEL_SIZE, STAGES)
 
 
 def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) -> None:
@@ -153,15 +155,19 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
     decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0
     encoder = {p for module in pretrained.encoder_of(network) for p in module.parameters()} if ENCODER else set()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by share of the rate, and weight decay
+    shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
+    kinds: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for p in network.parameters():
         across_channels_and_pixels = p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
-        share = ENCODER_RATE if p in encoder else FULL_CONV_RATE if across_channels_and_pixels else 1.0
+        kind = "encoder" if p in encoder else "full convolution" if across_channels_and_pixels else "other"
         if p.requires_grad:
-            groups.setdefault((share, decay if p.ndim > 1 else 0.0), []).append(p)
-    settings_ = [{"params": params, "share": share, "weight_decay": wd} for (share, wd), params in groups.items()]
+            kinds.setdefault((kind, p.ndim > 1), []).append(p)
+    groups = [
+        {"params": params, "share": shares[kind], "weight_decay": decay if is_weight else 0.0}
+        for (kind, is_weight), params in kinds.items()
+    ]
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
-    return optimizer(settings_, LEARNING_RATE, fused=True)
+    return optimizer(groups, LEARNING_RATE, fused=True)
 
 
 def resume(

@@ -27,12 +27,18 @@ def run(script: str, *arguments: str) -> str:
 
 
 def at_once(n: int, work: Callable[..., Any], tasks: Iterable[tuple]) -> Iterator[Any]:
-    """work(*task) for each task, n at a time; results as they come."""
+    """work(*task) for each task, n at a time; results as they come, and the first error when all have ended."""
+    failed = None
     with ThreadPoolExecutor(n) as pool:
         pending = [pool.submit(work, *task) for task in tasks]
         try:
             for done in as_completed(pending):
-                yield done.result()
-        finally:  # after a failure or Ctrl-C nothing new is begun
+                if error := done.exception():
+                    failed = failed or error
+                else:
+                    yield done.result()
+        finally:  # after Ctrl-C nothing new is begun
             for future in pending:
                 future.cancel()
+    if failed:
+        raise failed

@@ -1,7 +1,5 @@
 """compare.py and study.py on drawn pets: they train what is missing, once, and their tables and charts follow."""
 
-import json
-
 import pytest
 
 import compare
@@ -21,13 +19,18 @@ def toy(tmp_path, monkeypatch):
 
 def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)), ("GROUPS", ("study", "labels")),
+                        ("AT_ONCE", 1),
                         ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}),
-                        ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("PRETRAINED", "")):  # fmt: skip
+                        ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("ENCODERS", {"scratch": ""})):  # fmt: skip
         monkeypatch.setattr(compare, name, value)
     compare.main()
     rows = tables.rows(toy / "published")
     study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
-    assert sorted(row["run"] for row in rows if row["run"] != "baseline") == ["labels-0.5", "labels-1.0", *study_runs]
+    assert sorted(row["run"] for row in rows if row["run"] != "baseline") == [
+        "labels-scratch-0.5",
+        "labels-scratch-1.0",
+        *study_runs,
+    ]
     assert not list(toy.glob("study-*/*"))  # rows stay, weights don't
     entries = {entry["name"]: entry for entry in tables.comparison(rows)}
     of = [row["mean_iou"] for row in rows if row["run"].startswith("study-unet_dsc")]
@@ -41,13 +44,14 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     assert tables.rows(toy / "published") == rows
 
 
-def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch, tmp_path):
-    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("SETTINGS", ("", "LOSS=ce")), ("SEEDS", (0,)),
-                        ("STUDY", str(tmp_path / "study.jsonl"))):  # fmt: skip
+def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
+    settings = ("", "LOSS=unheard-of", "LOSS=ce")
+    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("SETTINGS", settings), ("SEEDS", (0,))):
         monkeypatch.setattr(study, name, value)
-    study.main()
-    study.main()
-    lines = [json.loads(line) for line in (tmp_path / "study.jsonl").read_text().splitlines()]
+    for _ in range(2):
+        with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
+            study.main()
+    lines = tables.lines_of("study.jsonl", toy / "published")
     assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
 

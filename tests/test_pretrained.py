@@ -70,6 +70,11 @@ def test_segnets_encoder_with_vggs_weights_is_vgg(vgg, stages, tmp_path):
     assert stage >= stages
 
 
+def package_file() -> Path:
+    found = importlib.util.find_spec(pretrained.LITE0_PACKAGE).submodule_search_locations[0]
+    return Path(found, pretrained.LITE0_FILE)
+
+
 def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
     """n photographs of each breed at 224 px, (N, 3, 224, 224), floats from 0 to 255."""
     folder, images = SHARED / "oxford-iiit-pet", []
@@ -82,8 +87,7 @@ def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
 @needs_lite0
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
 def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
-    path = importlib.util.find_spec(pretrained.LITE0_PACKAGE).submodule_search_locations[0]
-    state = pretrained.renamed_lite0(load_file(Path(path, pretrained.LITE0_FILE)))
+    state = pretrained.renamed_lite0(load_file(package_file()))
     network, _ = pretrained.timm_encoder(LITE0, full=True)
     network.load_state_dict(state)  # strict: each tensor has its place, and each place its tensor
     network.eval()
@@ -101,7 +105,14 @@ def test_encoder_of_timm_gets_the_packages_weights(base, skips):
     network = checkpoints.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
     assert pretrained.load_weights(network, LITE0, "") == pretrained.LITE0_PACKAGE
     assert network.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
-    assert network.encoder.model.conv_stem.weight.std() > 0.1  # and not timm's random ones
+    full, _ = pretrained.timm_encoder(LITE0, full=True)  # timm's own, with the package's own normalisation
+    full.load_state_dict(pretrained.renamed_lite0(load_file(package_file())))
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        expected = full.eval().forward_intermediates((255 * images - 127) / 128, indices=4, intermediates_only=True)
+        found = network.eval().encoder((images - network.mean) / network.std)
+        assert [tuple(a.shape) for a in found] == [tuple(b.shape) for b in expected]
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected))
     assert network(torch.rand(2, 3, 64, 96)).shape == (2, 3, 64, 96)
     with pytest.raises(ValueError, match="multiples of 16"):
         network(torch.rand(2, 3, 64, 100))
@@ -167,6 +178,11 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
         built("vit_base_patch16_224.mae", skips=True)
     with pytest.raises(UserError, match=r"can't take photographs of 128 px .* takes 224"):
         pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,))
+    with pytest.raises(UserError, match=r"can't take photographs of 128 px"):  # claims a stride that it hasn't
+        pretrained.check_sizes(built("inception_v3"), (128,))
+    torch.save({"_conv_stem.weight": torch.zeros(1), "_blocks.16._bn0.weight": torch.zeros(1)}, tmp_path / "lite1.pth")
+    with pytest.raises(UserError, match=r"it has no _blocks.16._bn0.weight"):
+        pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / "lite1.pth"))
     torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
     with pytest.raises(UserError, match=r"another architecture: conv_stem.weight is missing"):
         pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / "vgg.pth"))

@@ -124,7 +124,7 @@ def test_another_leg_of_a_run_may_have_other_constants(script, tmp_path):
     script("train.py", *constants, "EPOCHS=1,2")
     assert "OPTIMIZER=adamw" in script("train.py", *constants, "EPOCHS=2,3", "OPTIMIZER=adam", fails=True)
     assert "HEAD=linear" in script("train.py", *constants, "EPOCHS=1,2", "HEAD=original", fails=True)
-    script("train.py", *constants, "EPOCHS=2,3", "LOSS=ce", "VALIDATION_SHARE=0.25", "WEIGHT_DECAY=0.5")
+    script("train.py", *constants, "EPOCHS=2,3", "LOSS=ce", "VALIDATION_SHARE=0.25", "WEIGHT_DECAY=0.0")
     rows = list(csv.DictReader((tmp_path / "toy/default/segnet_dsc/history.csv").open()))
     assert [bool(row["validation_iou"]) for row in rows] == [False, True]
 
