@@ -90,4 +90,4 @@ def save_contact_sheet(path: Path, cutouts: list[Tensor], columns: int = 5) -> N
         axis.imshow(cutout.permute(1, 2, 0).numpy())
     for axis in axes.flat:
         axis.set_axis_off()
-    save(figure, path)
+    save(figure, path, dpi=80)

@@ -92,7 +92,7 @@ def cell(value: object) -> str:
 def overview(rows: list[dict]) -> str:
     lines = []
     for row in rows:
-        minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
         figures = [float(row[name]) if name in row else "-" for name in FIGURES]
         lines.append([f"{row['network']}, {row['run']}", row["image_size"], row["epochs"], minutes, *figures])
     return table(["network, run", "px", "epochs", "minutes", *FIGURES.values()], lines)

@@ -28,24 +28,22 @@ BASE = (
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
 SETTINGS = (
-    "EPOCHS=1,16",
-    "EPOCHS=1,16 ZOOM=0.2 ROTATION=10.0",
     "",
     "LOSS=ce",
     "LOSS=iou",
     "HEAD=original",
     "SCHEDULE=step",
+    "BATCH_SIZE=16",
+    "SIZES=32,32,48,64,64",
+    "OPTIMIZER=adam",
+    "JITTER=0.0",
+    "ZOOM=0.2 ROTATION=10.0",
+    "LEARNING_RATE=4e-3",
+    "WEIGHT_DECAY=0.1",
     "SCHEDULE=trapezoid",
     "SCHEDULE=poly",
     "BATCH_SIZE=4 LEARNING_RATE=1e-3",
-    "BATCH_SIZE=16",
     "LEARNING_RATE=1e-3",
-    "LEARNING_RATE=4e-3",
-    "OPTIMIZER=adam",
-    "WEIGHT_DECAY=0.1",
-    "JITTER=0.0",
-    "SIZES=32,32,48,64,64",
-    "ZOOM=0.2 ROTATION=10.0",
 )
 
 

@@ -62,7 +62,7 @@ def results() -> list[str]:
     names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
     cells = []
     for row in named_rows():
-        minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
         cells.append((row["network"], row["run"], row["epochs"], minutes, *(f"{row[name]:.4f}" for name in names)))
     header = ("network", "run", "epochs", "minutes", "pixel accuracy", "mean IoU", "iou", "iou, old torchmetrics",
               "custom IoU", "Dice")  # fmt: skip
@@ -90,7 +90,7 @@ def study_lines() -> list[Row]:
 
 def study() -> list[str]:
     """Each setting against the base, best mean IoU first."""
-    names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou")
+    names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
     by_setting: dict[str, list[Row]] = {}
     for line in study_lines():
         by_setting.setdefault(line["setting"], []).append(line)
@@ -101,11 +101,15 @@ def study() -> list[str]:
     cells = []
     for setting in sorted(by_setting, key=lambda s: -mean(s, "mean_iou")):
         lines = by_setting[setting]
-        figures = [spread([line[f"validation_{name}"] for line in lines]) for name in names]
-        change = "" if not setting else f"{mean(setting, 'mean_iou') - mean('', 'mean_iou'):+.4f}"
+        known = [name for name in names if all(f"validation_{name}" in line for line in lines)]
+        figures = [spread([line[f"validation_{name}"] for line in lines]) if name in known else "-" for name in names]
+        change = (
+            "" if not setting or "" not in by_setting else f"{mean(setting, 'mean_iou') - mean('', 'mean_iou'):+.4f}"
+        )
         seconds = f"{statistics.mean(line['seconds'] for line in lines):.0f}"
         cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *figures, change, seconds))
-    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "change in mean IoU", "seconds")
+    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
+              "small pets", "change in mean IoU", "seconds")  # fmt: skip
     return markdown(header, cells)
 
 

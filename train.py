@@ -25,6 +25,7 @@ import metrics
 import pretrained
 import segnet
 import settings
+import trimap
 from batches import batches, divide, resized, steps_in
 from evaluate import evaluate
 from settings import UserError
@@ -286,8 +287,12 @@ def validate(network: nn.Module, split: pets.Split) -> dict[str, float]:
     """Figures of the validation part at IMAGE_SIZE; none if there is no such part."""
     if not len(split.images):
         return {}
-    figures_ = metrics.summary(evaluate(network, split.images, split.trimaps, machine.precision(PRECISION)))
-    return {f"validation_{name}": figures_[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
+    found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
+    all_figures = metrics.summary(found)
+    kept = {name: all_figures[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
+    kept["border_iou"] = all_figures["class_iou"][trimap.BORDER]
+    kept["small_pets_mean_iou"] = metrics.by_pet_size(found.matrices)["small"]["mean_iou"]
+    return {f"validation_{name}": value for name, value in kept.items()}
 
 
 if __name__ == "__main__":
