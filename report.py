@@ -34,9 +34,11 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h2 { margin-top: 3rem; border-top: 2px solid var(--line); padding-top: 1rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid var(--line); }
+th { vertical-align: bottom; line-height: 1.2; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+@media (max-width: 34rem) { body { padding: 0.6rem; } table { font-size: 0.8rem; } th, td { padding: 0.2rem 0.35rem; } }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; margin: 1rem 0; }
 figure { margin: 0; flex: 1 1 22rem; max-width: 100%; min-width: 0; }
 img { max-width: 100%; height: auto; background: white; }
 .bar { background: linear-gradient(to right, color-mix(in srgb, var(--bar) 55%, transparent) var(--share),
@@ -65,7 +67,7 @@ def shown(row: dict) -> bool:
 
 def page(rows: list[dict], folder: Path) -> str:
     trained = [row for row in rows if row["network"] != "all_background"]
-    title = f"SegNet on {rows[0]['data']}: {len(trained)} networks"
+    title = f"SegNet on Oxford-IIIT Pets ({rows[0]['data']})"
     comparison = "".join(picture(folder / f"{name}.png", "") for name in ("comparison", "labels"))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -93,9 +95,8 @@ def overview(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
-        figures = [float(row[name]) if name in row else "-" for name in FIGURES]
-        lines.append([f"{row['network']}, {row['run']}", row["image_size"], row["epochs"], minutes, *figures])
-    return table(["network, run", "px", "epochs", "minutes", *FIGURES.values()], lines)
+        lines.append([f"{row['network']}, {row['run']}", minutes, row["pixel_accuracy"], row["mean_iou"]])
+    return table(["network, run", "minutes of training", "pixel accuracy", "mean IoU"], lines)
 
 
 def section(row: dict, folder: Path) -> str:
@@ -107,15 +108,17 @@ def section(row: dict, folder: Path) -> str:
     by_breed = [[name.replace("_", " "), f["photographs"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
     prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
     pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
-    classes = dict(zip(CLASSES, row["class_iou"]))
-    facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs; "
+    classes = [[f"IoU of {name}", share] for name, share in zip(CLASSES, row["class_iou"])]
+    figures = [[title, float(row[name])] for name, title in FIGURES.items() if name in row] + classes
+    facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs for "
+    facts += f"{row['epochs']} epochs, tested on {row['test_images']} at {row['image_size']} px; "
     facts += f"{row['machine']}, commit {row['commit']}: {row['command']}"
     parts = [
         f"<h2>{html.escape(row['network'])}, run {html.escape(row['run'])}</h2>",
         f"<p><small>{html.escape(facts)}</small></p>",
-        "<h3>By class, size of pet and species</h3>",
+        "<h3>Figures of the whole test split, by size of pet and by species</h3>",
         '<div class="pictures">',
-        table(["class", "IoU"], classes.items()),
+        table(["figure", "value"], figures),
         table(["photographs of", "pixel accuracy", "mean IoU"], by_group),
         f'</div><div class="pictures">{pictures}</div>',
     ]
