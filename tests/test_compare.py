@@ -46,7 +46,8 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
 
 def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
     settings = ("", "LOSS=unheard-of", "LOSS=ce")
-    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("SETTINGS", settings), ("SEEDS", (0,))):
+    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("LEVERS", settings), ("SEEDS", (0,)),
+                        ("ALSO_TRIED", ())):  # fmt: skip
         monkeypatch.setattr(study, name, value)
     for _ in range(2):
         with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
