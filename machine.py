@@ -86,21 +86,15 @@ def name() -> str:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + if tracked files differ from it; "" outside a git checkout."""
+    """The checkout's commit, with a + if its code differs from it; "" outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    code = [".", ":!outputs"]  # rows of results that are added there change no result
     try:
-        command = [
-            "git",
-            "-C",
-            str(Path(__file__).parent),
-            "describe",
-            "--always",
-            "--exclude=*",
-            "--abbrev=10",
-            "--dirty=+",
-        ]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], capture_output=True, check=False)
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def about() -> dict[str, object]:
