@@ -34,10 +34,10 @@ LEVERS = (  # the base, and what it would be without each of its levers: with ev
     "HEAD=original",
     "SCHEDULE=step",
     "BATCH_SIZE=16",
-    "SIZES=32,32,48,64,64",
-    "JITTER=0.0",
 )
 ALSO_TRIED = (  # with the first seed alone
+    "SIZES=32,32,48,64,64",
+    "JITTER=0.0",
     "OPTIMIZER=adam",
     "ZOOM=0.2 ROTATION=10.0",
     "LEARNING_RATE=4e-3",
