@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 import machine
-from checkpoints import load_file
+from checkpoints import load_file, write_history
 from files import append_line, write_atomically
 from settings import UserError
 
@@ -152,6 +152,21 @@ def test_no_space_is_told_and_leaves_earlier_epochs_whole(start, tmp_path, most,
     assert epochs_in(files) == int(first) - 1
     assert start(f"EPOCHS={first},3").wait() == 0  # with room again it goes on
     assert epochs_in(files) == 2
+
+
+def test_no_space_for_the_table_leaves_the_old_one(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    rows = [{"epoch": epoch, "loss": 0.1} for epoch in range(1, 2001)]
+    write_history(tmp_path, rows[:2])
+    old = (tmp_path / "history.csv").read_text()
+    code = f"import checkpoints, pathlib; checkpoints.write_history(pathlib.Path({str(tmp_path)!r}), {rows})"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert "history.csv could not be written" in result.stderr
+    assert (tmp_path / "history.csv").read_text() == old
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
 
 def test_an_outputs_folder_that_cannot_be_written_is_named(start, tmp_path):
