@@ -109,7 +109,9 @@ def test_encoder_of_timm_gets_the_packages_weights(base, skips):
     full.load_state_dict(pretrained.renamed_lite0(load_file(package_file())))
     images = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
-        expected = full.eval().forward_intermediates((255 * images - 127) / 128, indices=4, intermediates_only=True)
+        expected = full.eval().forward_intermediates(
+            (255 * images - 127) / 128, indices=[0, 1, 2, 3], intermediates_only=True
+        )
         found = network.eval().encoder((images - network.mean) / network.std)
         assert [tuple(a.shape) for a in found] == [tuple(b.shape) for b in expected]
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected))
