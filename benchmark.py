@@ -26,6 +26,7 @@ import charts
 import fetch_oxford_iiit_pets as pets
 import machine
 import settings
+import tables
 import train
 from batches import batches
 from cost import kept_bytes, multiply_adds
@@ -241,8 +242,11 @@ def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
     """
     photographs = len(pets.load("trainval").images)
     original_ms = result["train_step_ms"][network]["original"] + 1000 / result["data_images_per_second"]["original"]
-    rows = [json.loads(line) for line in Path(RESULTS).read_text().splitlines()] if Path(RESULTS).exists() else []
-    good = [row for row in rows if all(row[name] >= least for name, least in QUALITY.items())]
+    good = [
+        row
+        for row in tables.lines_of(Path(RESULTS).name, Path(RESULTS).parent)
+        if all(row[name] >= least for name, least in QUALITY.items())
+    ]
     here = [r["train_seconds"] for r in good if r["network"] == network and r["machine"] == result["machine"]]
     ours = min(here) + result["start_to_first_step_seconds"] if here else None
     return {"original": 5 * photographs * original_ms / 1000, "ours": ours}

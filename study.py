@@ -15,6 +15,7 @@ import time
 import fetch_oxford_iiit_pets as pets
 import machine
 import settings
+import tables
 import trials
 from files import append_line
 from settings import UserError
@@ -53,7 +54,7 @@ def main() -> None:
     if AT_ONCE < 1:
         raise UserError("AT_ONCE is at least 1")
     path = pets.outputs_folder() / "published" / "study.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = tables.lines_of(path.name, path.parent)
     done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     wanted = [(setting, seed) for seed in SEEDS for setting in LEVERS]
     wanted += [(setting, seed) for seed in SEEDS[:1] for setting in ALSO_TRIED]

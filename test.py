@@ -22,6 +22,7 @@ import figures
 import machine
 import metrics
 import settings
+import tables
 import trimap
 from cost import kept_bytes, multiply_adds
 from evaluate import evaluate, logits_of
@@ -63,7 +64,11 @@ def main() -> None:
         rows.append(row)
     print_table(rows)
     for row in rows:
-        if not (PUBLISH and row["run"] == "baseline" and any(old["run"] == "baseline" for old in published())):
+        if not (
+            PUBLISH
+            and row["run"] == "baseline"
+            and any(old["run"] == "baseline" for old in tables.rows(published_folder()))
+        ):
             append_line(results_path(), json.dumps(row))
             print(f"row of {row['network']} added to {results_path()}")
 
@@ -208,13 +213,9 @@ def results_path() -> Path:
     return (published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
 
 
-def published() -> list[dict[str, object]]:
-    return [json.loads(line) for line in results_path().read_text().splitlines()] if results_path().exists() else []
-
-
 def check_unpublished() -> None:
     """Raises UserError if a row is there already: the test split is looked at once a published row."""
-    for row in published():
+    for row in tables.rows(published_folder()):
         if row["run"] == row_name() and row["network"] in NETWORKS:
             raise UserError(f"{results_path()} has {row['network']} of run {row_name()} already; publish another RUN")
 

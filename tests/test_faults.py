@@ -1,8 +1,10 @@
 """Training that is killed, stopped, started twice, or out of space: what must be left, and what must be said."""
 
 import json
+import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +177,22 @@ def test_an_outputs_folder_that_cannot_be_written_is_named(start, tmp_path):
     process = start()
     assert "toy/default" in process.communicate()[1]
     assert process.returncode == 1
+
+
+def test_a_read_only_outputs_folder_is_named(tmp_path):
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    folder.chmod(0o555)
+    command = [sys.executable, str(ROOT / "train.py"), f"OUTPUTS={folder}", *QUICK]
+    if os.geteuid() == 0:  # whom no mode keeps out, but for those capabilities
+        if not shutil.which("setpriv"):
+            pytest.skip("root can write anywhere, and there is no setpriv to give that up")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert str(folder) in result.stderr and "Permission denied" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(folder.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
