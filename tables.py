@@ -163,15 +163,19 @@ def speed() -> list[str]:
 
 
 def agreement() -> list[str]:
+    """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
     result = json.loads((PUBLISHED / "agreement.json").read_text())
-    both = result["validation_pixel_accuracy"]
-    cells = [
-        (seed, f"{theirs:.4f}", f"{ours:.4f}", f"{ours - theirs:+.4f}")
-        for seed, theirs, ours in zip(result["seeds"], both["original"], both["ours"])
-    ]
-    mean = result["mean"]
-    cells.append(("mean", f"{mean['original']:.4f}", f"{mean['ours']:.4f}", f"{result['difference']:+.4f}"))
-    return markdown(("seed", "original step", "ours", "difference"), cells)
+    by_way = result["validation_pixel_accuracy"]
+    columns = [[*result["seeds"], "mean difference ± standard error"]]
+    for way, values in by_way.items():
+        differences = [a - b for a, b in zip(values, by_way["original"])]
+        if way == "original":
+            columns.append([*(f"{value:.4f}" for value in values), ""])
+            continue
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        column = [f"{value:.4f} ({d:+.4f})" for value, d in zip(values, differences)]
+        columns.append([*column, f"{statistics.mean(differences):+.4f} ± {error:.4f}"])
+    return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
 
 
 def comparison(lines: list[Row]) -> list[dict[str, object]]:
