@@ -1,13 +1,15 @@
 """Does the fast step learn the same? One epoch by the original's step and by ours, from the same seed.
 
-    python agreement.py DATA_ROOT=/data         a few minutes; writes outputs/published/agreement.json
+    python agreement.py DATA_ROOT=/data         half an hour; writes outputs/published/agreement.json
 
-Both train the separable network at 64 px with the same photographs, flips and jitter in the same order, at the
-original's batch size and rate. The original's step: float32, contiguous maps, built-in pooling. Both are judged on
-the validation tenth, in float32.
+All train the separable network at 64 px with the same photographs, flips and jitter in the same order, at the
+original's batch size and rate, and are judged on the validation tenth, in float32. The original's step: float32,
+contiguous maps, built-in pooling. Ours in float32 is the same arithmetic summed in another order: by how much it
+differs from the original's is by how much an epoch magnifies rounding, and no step can agree better than that.
 """
 
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -23,9 +25,10 @@ from files import write_atomically
 from original import OriginalSegmentation
 from segnet import NETWORKS
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4, 5)
 SIZE = 64  # px a side
 THREADS = 0  # 0: one a core
+WAYS = ("original", "ours_float32", "ours")
 JSON = "outputs/published/agreement.json"
 
 
@@ -34,13 +37,14 @@ def main() -> None:
     train.EPOCHS, train.LOSS, train.BATCH_SIZE, train.LEARNING_RATE = (1, 2), "ce", 16, 1e-3
     parts = divide(pets.load("trainval"), 0.1, 1.0)
     train_set, validation_set = (resized(part, SIZE) for part in parts)
-    accuracies: dict[str, list[float]] = {"original": [], "ours": []}
+    accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in SEEDS:
         for way, found in accuracies.items():
             found.append(train_once(way, seed, train_set, validation_set))
             print(f"seed {seed}, {way}: validation pixel accuracy {found[-1]:.4f}", flush=True)
-    means = {way: sum(found) / len(found) for way, found in accuracies.items()}
-    result = {"validation_pixel_accuracy": accuracies, "mean": means, "difference": means["ours"] - means["original"],
+    means = {way: statistics.mean(found) for way, found in accuracies.items()}
+    differences = {way: means[way] - means["original"] for way in WAYS[1:]}
+    result = {"validation_pixel_accuracy": accuracies, "mean": means, "difference": differences,
               "size": SIZE, "seeds": SEEDS, **machine.about()}  # fmt: skip
     write_atomically(Path(JSON), lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
     print(json.dumps(result, indent=1))
@@ -50,7 +54,7 @@ def train_once(way: str, seed: int, train_set: pets.Split, validation_set: pets.
     """Pixel accuracy on the validation part after one epoch."""
     torch.manual_seed(seed)
     network = NETWORKS["segnet_dsc"]()
-    train.PRECISION = "float32" if way == "original" else "auto"
+    train.PRECISION = "auto" if way == "ours" else "float32"
     network = OriginalSegmentation(network) if way == "original" else network.to(memory_format=torch.channels_last)
     network.to(machine.device())
     train.train_epoch(network, train.make_optimizer(network), train_set, 1, torch.Generator().manual_seed(seed))

@@ -32,7 +32,7 @@ from batches import batches
 from cost import kept_bytes, multiply_adds
 from files import write_atomically
 from original import OriginalPets, OriginalSegmentation, builtin_down
-from segnet import SEGNETS, ImageSegmentation, UNet
+from segnet import NETWORKS, SEGNETS, ImageSegmentation, UNet
 
 # What is measured
 BATCH_SIZE = 16  # photographs a step, the original's
@@ -40,6 +40,8 @@ REPEATS = 5  # turns of each way, after one that is not counted
 PHOTOGRAPHS = 512  # in a turn of the data path: enough to be in its stride
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
+
+TWIN = "unet"  # the same widths and the same step, but whole maps are handed to the decoder
 
 QUALITY = {"pixel_accuracy": 0.854, "iou": 0.69, "custom_iou": 0.60}  # the original's after its 5 epochs
 
@@ -75,6 +77,7 @@ def main() -> None:
     for network in SEGNETS if TRIED else ():
         turns, _ = take_turns("train", network, ("ours", *TRIED))
         result["tried_train_step_ms"][network] = {w: 1000 * statistics.median(s) / BATCH_SIZE for w, s in turns.items()}
+    result["unet_twin"] = {kind: {network: against_twin(kind, network) for network in SEGNETS} for kind in peak}
     turns, _ = take_turns("data", "segnet", WAYS[:2])
     result["data_images_per_second"] = {way: PHOTOGRAPHS / statistics.median(s) for way, s in turns.items()}
     data_ms = 1000 / result["data_images_per_second"]["ours"]
@@ -90,6 +93,12 @@ def main() -> None:
     result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
     result["time_to_quality_seconds"] = {network: time_to_quality(network, result) for network in SEGNETS}
     write(result)
+
+
+def against_twin(kind: str, network: str) -> dict[str, dict[str, float]]:
+    """Milliseconds a photograph and peak memory in MiB, of SegNet ("ours") and of its U-Net twin ("unet")."""
+    turns, memory = take_turns(kind, network, ("ours", TWIN))
+    return {w: {"ms": 1000 * statistics.median(s) / BATCH_SIZE, "peak_mib": memory[w]} for w, s in turns.items()}
 
 
 def take_turns(kind: str, network: str, ways: tuple[str, ...]) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -137,7 +146,10 @@ def prepared(network: str, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Te
     """A network, its precision, and a batch."""
     torch.manual_seed(0)
     layout = torch.contiguous_format if way == "original" else torch.channels_last
-    net = OriginalSegmentation(SEGNETS[network](head="original")) if way == "original" else SEGNETS[network]()
+    if way == "original":
+        net = OriginalSegmentation(SEGNETS[network](head="original"))
+    else:
+        net = NETWORKS[network.replace("segnet", TWIN) if way == TWIN else network]()
     images = torch.rand(BATCH_SIZE, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (BATCH_SIZE, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
     dtype = machine.precision("float32" if way in ("original", "ours_float32") else "auto")

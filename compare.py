@@ -31,8 +31,13 @@ VARIANTS = {
     "iou-loss": "LOSS=iou",
     "unet_dsc": "NETWORKS=unet_dsc",
 }
-# The default recipe at 128 px
-FULL = ("segnet_dsc", "segnet", "unet_dsc")
+# The default recipe at 128 px: names of runs, and what each changes
+FULL = (
+    ("defaults", "NETWORKS=segnet_dsc"),
+    ("defaults", "NETWORKS=segnet"),
+    ("defaults", "NETWORKS=unet_dsc"),
+    ("fifth-stage", "NETWORKS=segnet_dsc STAGES=5"),
+)
 # What pretraining is worth in labelled photographs: 1380 steps of 8 each
 LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=64,64,96 THREADS=1"
 ENCODERS = {
@@ -75,17 +80,21 @@ def tasks() -> list[Task]:
         for seed in SEEDS:
             for name, setting in VARIANTS.items():
                 arguments = [*trials.changed(STUDY, setting), f"SEED={seed}"]
-                network = next(a for a in arguments if a.startswith("NETWORKS=")).removeprefix("NETWORKS=")
-                found.append(Task(f"study-{name}-{seed}", network, arguments, False))
+                found.append(Task(f"study-{name}-{seed}", network_in(arguments), arguments, False))
     if "labels" in GROUPS:
         for share, setting in SHARES.items():
             for name, encoder in ENCODERS.items():
-                network = full_name("segnet_dsc", encoder.partition(" ")[0].removeprefix("ENCODER="))
                 arguments = trials.changed(LABELS, f"{setting} {encoder}")
-                found.append(Task(f"labels-{name}-{share}", network, arguments, False))
+                found.append(Task(f"labels-{name}-{share}", network_in(arguments), arguments, False))
     if "full" in GROUPS:
-        found += [Task("defaults", network, [f"NETWORKS={network}"], True) for network in FULL]
+        found += [Task(run, network_in(setting.split()), setting.split(), True) for run, setting in FULL]
     return found
+
+
+def network_in(arguments: list[str]) -> str:
+    """What rows call the network that these constants of train.py ask for."""
+    of = dict(argument.split("=", 1) for argument in arguments)
+    return full_name(of["NETWORKS"], of.get("ENCODER", ""))
 
 
 def make_caches(missing: list[Task]) -> None:

@@ -184,9 +184,11 @@ def comparison(lines: list[Row]) -> list[dict[str, object]]:
     found: dict[tuple[str, int], dict[str, object]] = {}
     for row in lines:
         study_row = row["run"].startswith("study-")
-        if not (study_row or row["run"] == "defaults"):
+        if not (study_row or row["run"] in ("defaults", "fifth-stage")):
             continue
-        name = row["run"].removeprefix("study-").rpartition("-")[0] if study_row else row["network"]
+        name = row["network"] if row["run"] == "defaults" else row["run"]
+        if study_row:  # study-NAME-SEED
+            name = name.removeprefix("study-").rpartition("-")[0]
         entry = found.setdefault((name, row["image_size"]), {
             "name": name, "size": row["image_size"], "parameters": row["parameters"],
             "multiply_adds": row["multiply_adds"], "kept_bytes": row["kept_bytes"], "small_pets": [],

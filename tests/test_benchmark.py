@@ -2,6 +2,11 @@
 
 import json
 
+import agreement
+import fetch_oxford_iiit_pets as pets
+import train
+from batches import divide
+
 
 def test_benchmark_measures_and_writes_everything(script, tmp_path):
     written = (f"JSON={tmp_path}/benchmark.json", f"PICTURE={tmp_path}/benchmark.png")
@@ -20,6 +25,8 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
         for network in ("segnet", "segnet_dsc"):
             assert all(result[key][network][way] > 0 for way in ("original", "ours", "ours_float32"))
             assert result["peak_memory_mib"]["train"][network]["ours"] > 100
+            twin = result["unet_twin"]["train" if key == "train_step_ms" else "infer"][network]
+            assert all(twin[way]["ms"] > 0 and twin[way]["peak_mib"] > 100 for way in ("ours", "unet"))
     kept = result["kept_bytes_per_image"]
     windows = sum(channels * (32 // 2**i) ** 2 for i, channels in enumerate((64, 128, 256, 512), start=1))
     assert kept == {"segnet_builtin": 8 * windows, "segnet": windows // 4, "unet": 4 * 4 * windows}
@@ -30,3 +37,16 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     assert (tmp_path / "pooling.png").stat().st_size > 10_000
     assert not (tmp_path / "toy" / "benchmark").exists()
+
+
+def test_either_step_learns_the_same_from_the_same_seed(monkeypatch, tmp_path):
+    constants = {"EPOCHS": (1, 2), "BATCH_SIZE": 1, "LEARNING_RATE": 1e-4, "LOSS": "ce", "PRECISION": "auto"}
+    for module, values in ((train, constants), (pets, {"DATASET": "toy", "OUTPUTS": str(tmp_path), "IMAGE_SIZE": 32})):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    parts = divide(pets.load("trainval"), 0.2, 1.0)
+    of_seeds = [[agreement.train_once(way, seed, *parts) for way in agreement.WAYS] for seed in (0, 1)]
+    assert abs(of_seeds[0][0] - of_seeds[1][0]) > 0.1  # it can differ
+    for original, ours_float32, ours in of_seeds:
+        assert abs(ours_float32 - original) < 0.005
+        assert abs(ours - original) < 0.02
