@@ -85,7 +85,7 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
     figure, panels = plt.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), layout="constrained", squeeze=False)
     for axis, size in zip(panels[0], sizes):
         same_size = [entry for entry in entries if entry["size"] == size]
-        step = 0.02 * max(entry["multiply_adds"] for entry in same_size) / 1e9  # aside, where costs are the same
+        step = 0.01 * max(entry["multiply_adds"] for entry in same_size) / 1e9  # aside, where costs are the same
         for i, entry in enumerate(same_size):
             beside = sum(other["multiply_adds"] == entry["multiply_adds"] for other in same_size[:i])
             x, values = entry["multiply_adds"] / 1e9 + step * beside, np.array(entry["mean_iou"])
@@ -93,7 +93,8 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
             axis.errorbar(x, values.mean(), deviation, color="#8d99ae", capsize=3, zorder=1)
             axis.scatter(x, values.mean(), 20 + entry["kept_bytes"] / size**2 / 4, color=f"C{i}", alpha=0.8,
                          label=f"{entry['name']}: {entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
-        axis.set(xlabel="multiply-adds a photograph, 10⁹", ylabel="mean IoU", title=f"{size} px")
+        axis.set(xlabel="10⁹ multiply-adds (dots side by side: the same)", ylabel="mean IoU")
+        axis.set_title(f"{size} px")
         axis.margins(0.2)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), markerscale=0.4)

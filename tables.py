@@ -207,9 +207,9 @@ def compared() -> list[str]:
         cells.append((
             entry["name"], entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
             f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
-            spread(entry["train_seconds"], 0), *figures,
+            f"{statistics.median(entry['train_seconds']):.0f}", *figures,
         ))  # fmt: skip
-    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training s", "pixel accuracy",
+    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training, s", "pixel accuracy",
               "mean IoU", "near the contour", "small pets")  # fmt: skip
     return markdown(header, cells)
 
