@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import settings
+from settings import UserError
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -21,7 +22,7 @@ Row = dict  # a line of results.jsonl or study.jsonl
 
 
 def main() -> None:
-    README.write_text(updated(README.read_text()))
+    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def updated(text: str) -> str:
@@ -38,8 +39,14 @@ def rows(folder: Path = PUBLISHED) -> list[Row]:
 
 
 def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
-    path = folder / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of a file of JSON, none if it isn't there. Raises UserError that names a damaged one."""
+    path, found = folder / name, []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: no JSON, {error}; delete that line") from error
+    return found
 
 
 def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
@@ -53,9 +60,13 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
+def has_name(row: Row) -> bool:
+    """Whether it stands for itself, and is not one of compare.py's groups of many rows."""
+    return not row["run"].startswith(("study-", "labels-"))
+
+
 def named_rows() -> list[Row]:
-    """Rows in the order in which they were published, but for those of compare.py's groups of many rows."""
-    return [row for row in rows() if not row["run"].startswith(("study-", "labels-"))]
+    return [row for row in rows() if has_name(row)]
 
 
 def results() -> list[str]:
@@ -214,6 +225,46 @@ def compared() -> list[str]:
     return markdown(header, cells)
 
 
+def findings() -> list[str]:
+    """Five questions about SegNet, each answered with its figures."""
+    found = {(entry["name"], entry["size"]): entry for entry in comparison(rows())}
+    twin = json.loads((PUBLISHED / "benchmark.json").read_text())["unet_twin"]
+
+    def at(size: int, figure: str, *names: str) -> str:
+        return " against ".join(spread(found[name, size][figure]) for name in names)
+
+    def kept(name: str) -> str:
+        return f"{found[name, 128]['kept_bytes'] / 1024:,.0f} KiB"
+
+    def peaks(kind: str, network: str) -> str:
+        return " against ".join(f"{twin[kind][network][way]['peak_mib']:,.0f}" for way in ("ours", "unet"))
+
+    def millions(name: str, figure: str) -> str:
+        return f"{found[name, 128][figure] / 1e6:,.2f}"
+
+    return [
+        f"1. **Is SegNet's saving real?** In what the decoder is handed, yes: {kept('segnet_dsc')} a photograph at "
+        f"128 px against the U-Net's {kept('unet_dsc')}. In all of a process's memory, with 16 photographs at a time, "
+        f"it is modest: training takes {peaks('train', 'segnet_dsc')} MiB (separable) and {peaks('train', 'segnet')} "
+        f"(full convolutions), inference {peaks('infer', 'segnet_dsc')} and {peaks('infer', 'segnet')}. Training keeps "
+        "the encoder's maps for its gradients, whoever else gets them.",
+        f"2. **What does it cost in accuracy?** Mean IoU of {at(128, 'mean_iou', 'segnet_dsc', 'unet_dsc')} at 128 px, "
+        f"of {at(64, 'mean_iou', 'segnet_dsc', 'unet_dsc')} at 64 px; most of it near the contour "
+        f"({at(64, 'contour_mean_iou', 'segnet_dsc', 'unet_dsc')}) and on small pets "
+        f"({at(64, 'small_pets', 'segnet_dsc', 'unet_dsc')}).",
+        f"3. **What does separable convolution cost?** {millions('segnet_dsc', 'parameters')} M parameters against "
+        f"{millions('segnet', 'parameters')} and {millions('segnet_dsc', 'multiply_adds')} M multiply-adds against "
+        f"{millions('segnet', 'multiply_adds')} for a mean IoU of {at(128, 'mean_iou', 'segnet_dsc', 'segnet')} "
+        "(128 px, five epochs).",
+        "4. **Which loss for small pets?** Cross-entropy, or its sum with the IoU loss: mean IoU on the smallest third "
+        f"of {at(64, 'small_pets', 'cross-entropy')} and {at(64, 'small_pets', 'segnet_dsc')}; the IoU loss alone "
+        f"reaches {at(64, 'small_pets', 'iou-loss')}.",
+        "5. **Does the fifth stage hurt at 128 px?** Yes: mean IoU of "
+        f"{at(128, 'mean_iou', 'fifth-stage', 'segnet_dsc')} without it, {at(64, 'mean_iou', 'fifth-stage')} against "
+        f"{at(64, 'mean_iou', 'segnet_dsc')} at 64 px, after five epochs.",
+    ]
+
+
 def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
     """compare.py's group "labels": rows by encoder and number of labelled photographs."""
     found: dict[str, dict[int, Row]] = {}
@@ -226,13 +277,20 @@ def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
 
 def labelled() -> list[str]:
     numbers = sorted({number for by_number in labels(rows()).values() for number in by_number})
-    cells = []
-    for network, by_number in labels(rows()).items():
-        figures = [
-            f"{r['pixel_accuracy']:.4f} / {r['mean_iou']:.4f}" if (r := by_number.get(n)) else "-" for n in numbers
-        ]
-        cells.append((network, *figures))
-    return markdown(("pixel accuracy / mean IoU", *(f"{n} photographs" for n in numbers)), cells)
+    cells_of = {
+        network: [f"{by_number[n]['pixel_accuracy']:.4f} / {by_number[n]['mean_iou']:.4f}" for n in numbers]
+        for network, by_number in labels(rows()).items()
+    }
+    cells = [(network, *figures) for network, figures in cells_of.items()]
+    few, many = cells_of["lite0-pretrained"][0], cells_of["segnet_dsc"][-1]
+    return [
+        *markdown(("pixel accuracy / mean IoU", *(f"{n} photographs" for n in numbers)), cells),
+        "",
+        f"**In the same number of steps, a pretrained encoder with {numbers[0]} labelled photographs ({few}) beats the "
+        f"network from scratch with {numbers[-1]} ({many}): pretraining is worth more than the other "
+        f"{numbers[-1] - numbers[0]} labels.** It is the weights that do it, and not the encoder: the same one with "
+        f"random weights reaches {cells_of['lite0-random'][-1]} with all of them.",
+    ]
 
 
 def kills() -> list[str]:
