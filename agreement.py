@@ -10,7 +10,6 @@ differs from the original's is by how much an epoch magnifies rounding, and no s
 
 import json
 import statistics
-from pathlib import Path
 
 import torch
 
@@ -29,7 +28,6 @@ SEEDS = (0, 1, 2, 3, 4, 5)
 SIZE = 64  # px a side
 THREADS = 0  # 0: one a core
 WAYS = ("original", "ours_float32", "ours")
-JSON = "outputs/published/agreement.json"
 
 
 def main() -> None:
@@ -45,8 +43,9 @@ def main() -> None:
     means = {way: statistics.mean(found) for way, found in accuracies.items()}
     differences = {way: means[way] - means["original"] for way in WAYS[1:]}
     result = {"validation_pixel_accuracy": accuracies, "mean": means, "difference": differences,
-              "size": SIZE, "seeds": SEEDS, **machine.about()}  # fmt: skip
-    write_atomically(Path(JSON), lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+              "data": pets.data_name(), "size": SIZE, "seeds": SEEDS, **machine.about()}  # fmt: skip
+    path = pets.published_folder() / "agreement.json"
+    write_atomically(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
     print(json.dumps(result, indent=1))
 
 

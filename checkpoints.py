@@ -8,6 +8,7 @@ Everything is read with weights_only=True: a file from a stranger can be wrong b
 """
 
 import csv
+import re
 from pathlib import Path
 from typing import TextIO
 
@@ -60,8 +61,8 @@ def save(
     seconds = sum(row["seconds"] for row in history)
     weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
     write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
-    state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "history": history,
-             "constants": about["constants"]}  # fmt: skip
+    state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "torch_random": torch.get_rng_state(),
+             "history": history, "constants": about["constants"]}  # fmt: skip
     write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
     write_history(folder, history)
 
@@ -75,7 +76,7 @@ def read_state(folder: Path) -> dict[str, object] | None:
     if not path.exists():
         return None
     state = load_file(path)
-    if set(state) != {"optimizer", "random", "history", "constants"} or not state["history"]:
+    if not {"optimizer", "random", "torch_random", "history", "constants"} <= set(state) or not state["history"]:
         raise UserError(f"{path} is not the state of a run; delete {folder} to begin anew")
     return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
 
@@ -106,7 +107,8 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
 
 def newest_epoch(folder: Path) -> int:
     """The number of the newest epoch with saved weights. Raises UserError if there is none."""
-    epochs = [int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_[0-9]*.pt")]
+    names = [re.fullmatch(r"epoch_(\d+)\.pt", path.name) for path in folder.glob("epoch_*.pt")]
+    epochs = [int(name[1]) for name in names if name]
     if not epochs:
         others = sorted({path.parent.name for path in folder.parent.glob("*/epoch_*.pt")})
         hint = f"NETWORKS={','.join(others)} are there" if others else "train first: python train.py"
@@ -128,7 +130,8 @@ def write_history(folder: Path, history: list[dict[str, object]]) -> None:
 def lock(folder: Path) -> TextIO:
     """Takes the folder for this process until it ends, and clears it of files that a killed one left half-written.
 
-    Raises UserError if another process has it, or if nothing can be written there.
+    Raises UserError if another process has it, or if nothing can be written there. Windows, and file systems that
+    know no locks, go without.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,5 +145,7 @@ def lock(folder: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
+    except OSError:  # of network file systems
+        return file
     clear_parts(folder)
     return file

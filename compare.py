@@ -60,7 +60,7 @@ def main() -> None:
         raise UserError("AT_ONCE is at least 1")
     if unknown := set(GROUPS) - {"study", "full", "labels"}:
         raise UserError(f"GROUPS={','.join(unknown)}: there are study, full, labels")
-    folder = pets.outputs_folder() / "published"
+    folder = pets.published_folder()
     done = {(row["run"], row["network"]) for row in tables.rows(folder)}
     missing = [task for task in tasks() if (task.run, task.network) not in done]
     print(f"{len(missing)} rows are missing: {', '.join(task.run for task in missing) or 'none'}", flush=True)
@@ -108,12 +108,11 @@ def make_caches(missing: list[Task]) -> None:
 
 
 def train_and_test(task: Task) -> str:
-    data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
-    trials.run("train.py", *data, *task.arguments, f"RUN={task.run}")
+    trials.run("train.py", *task.arguments, f"RUN={task.run}")
     kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS="))]
     kept += ["PUBLISH=True", "BASELINE=False"]
     kept += [] if task.alone else ["EXAMPLES=0"]
-    trials.run("test.py", *data, *kept, f"RUN={task.run}", f"NETWORKS={task.network}")
+    trials.run("test.py", *kept, f"RUN={task.run}", f"NETWORKS={task.network}")
     if not task.alone:
         shutil.rmtree(pets.outputs_folder() / task.run)
     return f"{task.run}, {task.network}"

@@ -98,6 +98,11 @@ def outputs_folder() -> Path:
     return Path(OUTPUTS, "toy") if DATASET == "toy" else Path(OUTPUTS)
 
 
+def published_folder() -> Path:
+    """Where rows and pictures go that git keeps."""
+    return outputs_folder() / "published"
+
+
 def data_folder() -> Path:
     """The folder with images and annotations, filled first where it is not there.
 

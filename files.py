@@ -1,8 +1,10 @@
 """Files that are either complete or not there: written beside their place, then renamed into it."""
 
 import contextlib
+import errno
 import os
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,18 +32,27 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink()
 
 
-def clear_parts(folder: Path) -> None:
-    """Removes what processes that were killed left half-written; only for the one process that writes there."""
+def clear_parts(folder: Path, older_than: float = 0.0) -> None:
+    """Removes what processes that were killed left half-written.
+
+    older_than: seconds since it was last written to; where other processes may be writing, more than they take.
+    """
     for part in folder.glob(".*.part.*"):
-        part.unlink()
+        with contextlib.suppress(OSError):  # another process may have been faster
+            if time.time() - part.stat().st_mtime >= older_than:
+                part.unlink()
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a text file. Raises UserError where that fails."""
+    """Adds a line to a text file, or leaves it as it was and raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file:
-            file.write(line + "\n")
+        with open(path, "ab", buffering=0) as file:
+            end = file.tell()
+            data = (line + "\n").encode()
+            if file.write(data) < len(data):  # the disk is full
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
 

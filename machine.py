@@ -25,7 +25,9 @@ def set_up(threads: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """0: one for each core that this process may use."""
+    """0: one for each core that this process may use. Raises UserError for less."""
+    if threads < 0:
+        raise UserError(f"THREADS={threads}: 0 for one a core, or how many")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads or usable)
 

@@ -23,11 +23,11 @@ import fetch_oxford_iiit_pets as pets
 import figures
 import machine
 import settings
+import trimap
 from cache import read_pixels
 from evaluate import logits_of
 from files import write_atomically
 from settings import UserError
-from trimap import BORDER, COLOURS, PET
 
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/
 FOLDER = "predictions"  # in outputs; where pictures go
@@ -107,7 +107,8 @@ def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Te
     probabilities = probabilities_of(network, pixels, size)
     pet, background, border = probabilities
     # The same as argmax(0), which is slow over a first dimension of three.
-    labels = torch.where(border > torch.maximum(pet, background), BORDER, (background > pet).long())[None]  # (1, H, W)
+    is_border = border > torch.maximum(pet, background)
+    labels = torch.where(is_border, trimap.BORDER, (background > pet).long())[None]  # (1, H, W)
     # Half of the border is pet; below a tenth and above nine tenths the ground is clear and the pet is whole.
     alpha = (pet + border / 2 - 0.1).div_(0.8).clamp_(0, 1)
     cutout = torch.cat((pixels, (255 * alpha).round().byte()[None]))
@@ -130,8 +131,8 @@ def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:
 
 def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
     """The photograph (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
-    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS])  # (3, RGB)
-    shares = torch.tensor([TINT if c in (PET, BORDER) else 0.0 for c in range(len(COLOURS))])
+    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in trimap.COLOURS])  # (3, RGB)
+    shares = torch.tensor([TINT if c != trimap.BACKGROUND else 0.0 for c in range(len(trimap.COLOURS))])
     tinted = pixels + shares[labels] * (colours.T[:, labels[0]] - pixels.float())
     return tinted.round().byte()
 

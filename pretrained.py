@@ -117,18 +117,13 @@ def import_timm() -> ModuleType:
     return timm
 
 
-def timm_encoder(name: str, full: bool = False) -> tuple[nn.Module, dict[int, int]]:
-    """A module whose forward gives the maps down to stride 16, finest first, and their channels by stride.
-
-    full: with the layers behind them, down to the classifier, whose forward gives ImageNet's logits.
-    """
+def timm_encoder(name: str) -> tuple[nn.Module, dict[int, int]]:
+    """A module whose forward gives the maps down to stride 16, finest first, and their channels by stride."""
     timm = import_timm()
     if not timm.is_model(name) or ((tag := name.partition(".")[2]) and tag not in timm_tags(name)):
         known = [VGG, *timm.list_models(), *timm.list_pretrained(f"{name.partition('.')[0]}.*")]
         near = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.4) or [VGG, LITE0]
         raise UserError(f"ENCODER={name}: timm has no such model; near: {', '.join(near)}")
-    if full:
-        return timm.create_model(name), {}
     with torch.device("meta"):  # a look at its shapes, without weights
         strides = timm.create_model(name, features_only=True).feature_info.reduction()
     if STRIDE not in strides:

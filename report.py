@@ -14,9 +14,9 @@ from pathlib import Path
 import fetch_oxford_iiit_pets as pets
 import settings
 import tables
+import trimap
 from files import write_atomically
 from settings import UserError
-from trimap import CLASSES
 
 PUBLISHED = False  # True: the rows and pictures of outputs/published instead of those of outputs
 RUNS = ""  # names of runs, with commas between them; "": the newest row of every run and network
@@ -49,20 +49,15 @@ small { opacity: 0.75; overflow-wrap: anywhere; }
 
 def main() -> None:
     outputs = pets.outputs_folder()
-    folder = outputs / "published" if PUBLISHED else outputs
+    folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
     newest = {(row["run"], row["network"]): row for row in tables.rows(folder)}  # the last of each
-    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and shown(row))]
+    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and tables.has_name(row))]
     if not rows:
         raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
     path = outputs / FILE
     write_atomically(path, lambda part: part.write_text(page(rows, folder), encoding="utf-8"))
     print(f"written: {path}, {len(rows)} networks, {path.stat().st_size / 1e6:.1f} MB")
-
-
-def shown(row: dict) -> bool:
-    """Not the many rows of compare.py, which are a table of their own."""
-    return not row["run"].startswith(("study-", "labels-"))
 
 
 def page(rows: list[dict], folder: Path) -> str:
@@ -108,7 +103,7 @@ def section(row: dict, folder: Path) -> str:
     by_breed = [[name.replace("_", " "), f["photographs"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
     prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
     pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
-    classes = [[f"IoU of {name}", share] for name, share in zip(CLASSES, row["class_iou"])]
+    classes = [[f"IoU of {name}", share] for name, share in zip(trimap.CLASSES, row["class_iou"])]
     figures = [[title, float(row[name])] for name, title in FIGURES.items() if name in row] + classes
     facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs for "
     facts += f"{row['epochs']} epochs, tested on {row['test_images']} at {row['image_size']} px; "

@@ -6,6 +6,7 @@ and holds a new value to the type of the old one.
 
 import ast
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -43,7 +44,7 @@ def parse(name: str, text: str, default: object) -> object:
         parts = [part.strip() for part in text.strip("(),").split(",")]
         return tuple(parse(name, part, default[0]) for part in parts if part)
     if isinstance(default, str):
-        return text
+        return os.path.expanduser(text)  # ~, which some shells leave to us
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

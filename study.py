@@ -53,7 +53,7 @@ ALSO_TRIED = (  # with the first seed alone
 def main() -> None:
     if AT_ONCE < 1:
         raise UserError("AT_ONCE is at least 1")
-    path = pets.outputs_folder() / "published" / "study.jsonl"
+    path = pets.published_folder() / "study.jsonl"
     lines = tables.lines_of(path.name, path.parent)
     done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     wanted = [(setting, seed) for seed in SEEDS for setting in LEVERS]
@@ -69,8 +69,7 @@ def try_setting(setting: str, seed: int) -> dict[str, object]:
     run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}"))
     shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
     start = time.perf_counter()
-    data = [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
-    trials.run("train.py", *trials.changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}", *data)
+    trials.run("train.py", *trials.changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}")
     seconds = time.perf_counter() - start
     (history,) = run.glob("*/history.csv")
     names, *rows = (line.split(",") for line in history.read_text().splitlines())

@@ -57,6 +57,9 @@ def main() -> None:
     rows = [baseline(split)] if BASELINE else []
     for name in NETWORKS[:1] if CHECKPOINT else NETWORKS:
         network, about = checkpoints.load_network(weights_of(name), name)
+        trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
+        if trained_for != pets.IMAGE_SIZE:
+            raise UserError(f"{weights_of(name)} was trained for IMAGE_SIZE={trained_for}: give that")
         network.to(machine.device(), memory_format=torch.channels_last)
         row, matrices = test_performance(network, about, split)
         if EXAMPLES:
@@ -67,7 +70,7 @@ def main() -> None:
         if not (
             PUBLISH
             and row["run"] == "baseline"
-            and any(old["run"] == "baseline" for old in tables.rows(published_folder()))
+            and any(old["run"] == "baseline" for old in tables.rows(pets.published_folder()))
         ):
             append_line(results_path(), json.dumps(row))
             print(f"row of {row['network']} added to {results_path()}")
@@ -81,8 +84,11 @@ def weights_of(name: str) -> Path:
 
 
 def row_name() -> str:
-    """What a row of results calls its run."""
-    return (Path(CHECKPOINT).stem or RUN) + ("-mirror" if MIRROR else "")
+    """What a row of results calls its run: RUN, or for CHECKPOINT its name, after that of its run if it has one."""
+    name, path = RUN, Path(CHECKPOINT)
+    if CHECKPOINT:
+        name = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
+    return name + ("-mirror" if MIRROR else "")
 
 
 def test_performance(network: nn.Module, about: dict[str, object], split: pets.Split) -> tuple[dict, Tensor]:
@@ -171,7 +177,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
     kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), row_name(), name), ""
     if PUBLISH:
-        folder, prefix = published_folder(), f"{row_name()}_{name}_"
+        folder, prefix = pets.published_folder(), f"{row_name()}_{name}_"
     for kind, chosen in kinds.items():
         logits = torch.cat(list(logits_of(network, split.images[chosen], machine.precision(PRECISION), MIRROR)))
         cases = [
@@ -193,10 +199,6 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
     print(f"drawn: {folder / f'{prefix}best.png'}, typical, worst, confusion")
 
 
-def published_folder() -> Path:
-    return pets.outputs_folder() / "published"
-
-
 def print_table(rows: list[dict]) -> None:
     columns = [*metrics.FROM_MATRIX, "custom_iou"]
     print(f"\n{rows[0]['data']}, {rows[0]['test_images']} test photographs at {pets.IMAGE_SIZE} px")
@@ -210,12 +212,12 @@ def print_table(rows: list[dict]) -> None:
 
 
 def results_path() -> Path:
-    return (published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
+    return (pets.published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
 
 
 def check_unpublished() -> None:
     """Raises UserError if a row is there already: the test split is looked at once a published row."""
-    for row in tables.rows(published_folder()):
+    for row in tables.rows(pets.published_folder()):
         if row["run"] == row_name() and row["network"] in NETWORKS:
             raise UserError(f"{results_path()} has {row['network']} of run {row_name()} already; publish another RUN")
 

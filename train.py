@@ -67,7 +67,10 @@ PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfl
 CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
 
 # Which of these may differ when a run is resumed
-FIXED = frozenset({"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "ENCODER", "FREEZE_ENCODER", "SKIP_FEATURES"})  # never
+FIXED = frozenset(  # never
+    {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED"}
+    | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES"}
+)
 ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
 
 
@@ -97,34 +100,40 @@ def check_constants() -> None:
     ):
         if value not in known:
             raise UserError(f"{name}={value}: there are {', '.join(known)}")
-    smallest = 2**STAGES
     if not (SIZES and NETWORKS):
         raise UserError("SIZES and NETWORKS have at least one entry each")
-    if min(*SIZES, pets.IMAGE_SIZE) < smallest:
-        raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
     if not (
         min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1
-        and min(LEARNING_RATE, FULL_CONV_RATE, ENCODER_RATE) > 0 <= min(WEIGHT_DECAY, THREADS)
+        and min(LEARNING_RATE, FULL_CONV_RATE, ENCODER_RATE) > 0 <= WEIGHT_DECAY
     ):
         raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
     if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
         raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
     if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
-    for network in NETWORKS if ENCODER else ():
-        pretrained.check(network, ENCODER, SKIP_FEATURES, KERNEL_SIZE, STAGES)
+    machine.precision(PRECISION)
+    for network in NETWORKS:
+        with torch.device("meta"):  # which networks there are, without their weights
+            checkpoints.build(pretrained.full_name(network, ENCODER), **shape())
+    smallest = 2**STAGES
+    if min(*SIZES, pets.IMAGE_SIZE) < smallest:
+        raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
+
+
+def shape() -> dict[str, object]:
+    """What builds a network, beside its name."""
+    return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
 
 
 def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) -> None:
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
     name = pretrained.full_name(name, ENCODER)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
-    shape = {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
-    about = {"network": name, **shape, "data": pets.data_name(), "train_images": len(train_set.images),
+    about = {"network": name, **shape(), "data": pets.data_name(), "train_images": len(train_set.images),
              "constants": constants(), **machine.about()}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
-        network = checkpoints.build(name, **shape)
+        network = checkpoints.build(name, **shape())
         if ENCODER:
             prepare_encoder(network, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
@@ -194,6 +203,7 @@ def resume(
     for group, own in zip(optimizer.param_groups, of_this_leg):
         group.update(own)  # loading brought back those of the leg before
     random.set_state(state["random"])
+    torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
     checkpoints.write_history(folder, history)  # where a kill came between the state and its table
     print(f"going on after epoch {len(history)} in {folder}")
     return history

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import fetch_oxford_iiit_pets as pets
 from settings import UserError
 
 
@@ -16,9 +17,14 @@ def changed(base: str, setting: str) -> list[str]:
     return [argument for argument in base.split() if argument.partition("=")[0] not in names] + setting.split()
 
 
+def data_constants() -> list[str]:
+    """Which data this process works on and where its outputs go, NAME=VALUE each, for a script that it starts."""
+    return [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
+
+
 def run(script: str, *arguments: str) -> str:
-    """Runs a script to its end; returns what it printed. Raises UserError with its last line if it fails."""
-    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    """Runs a script on the same data, to its end; returns what it printed. Raises UserError with its last line."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *data_constants(), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]

@@ -60,5 +60,5 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
 def test_a_failing_run_says_which_and_why(toy, monkeypatch):
     monkeypatch.setattr(compare, "GROUPS", ("study",))
     monkeypatch.setattr(compare, "VARIANTS", {"x": "STAGES=7"})
-    with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*halve 7 times"):
+    with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*stages is 4 or 5"):
         compare.main()

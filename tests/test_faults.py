@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 
 import machine
+import tables
 from checkpoints import load_file, write_history
 from files import append_line, write_atomically
 from settings import UserError
@@ -171,6 +172,23 @@ def test_no_space_for_the_table_leaves_the_old_one(tmp_path):
     assert "history.csv could not be written" in result.stderr
     assert (tmp_path / "history.csv").read_text() == old
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_no_space_for_a_row_leaves_the_rows_before_it(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    path = tmp_path / "results.jsonl"
+    append_line(path, json.dumps({"run": "x" * 9_900}))
+    old = path.read_text()
+    code = f"import files, pathlib; files.append_line(pathlib.Path({str(path)!r}), 'y' * 200)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert "results.jsonl could not be written" in result.stderr
+    assert path.read_text() == old
+    append_line(path, '{"run": "cut')
+    with pytest.raises(UserError, match=r"results.jsonl, line 2"):
+        tables.rows(tmp_path)
 
 
 def test_an_outputs_folder_that_cannot_be_written_is_named(start, tmp_path):

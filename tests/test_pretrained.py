@@ -88,7 +88,7 @@ def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
 def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
     state = pretrained.renamed_lite0(load_file(package_file()))
-    network, _ = pretrained.timm_encoder(LITE0, full=True)
+    network = pretrained.import_timm().create_model(LITE0)
     network.load_state_dict(state)  # strict: each tensor has its place, and each place its tensor
     network.eval()
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_encoder_of_timm_gets_the_packages_weights(base, skips):
     network = checkpoints.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
     assert pretrained.load_weights(network, LITE0, "") == pretrained.LITE0_PACKAGE
     assert network.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
-    full, _ = pretrained.timm_encoder(LITE0, full=True)  # timm's own, with the package's own normalisation
+    full = pretrained.import_timm().create_model(LITE0)  # timm's own, with the package's own normalisation
     full.load_state_dict(pretrained.renamed_lite0(load_file(package_file())))
     images = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():

@@ -81,10 +81,15 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "at least 16 px" in script("test.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)
+    assert "stages is 4 or 5" in script("train.py", *QUICK, "STAGES=7", fails=True)
+    assert "THREADS=-1" in script("test.py", "DATASET=toy", "THREADS=-1", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
     script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,2")
     message = script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,3", "LEARNING_RATE=0.1", fails=True)
     assert f"LEARNING_RATE={train.LEARNING_RATE}" in message and "RUN" in message
+    assert "SEED=0" in script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=2,3", "SEED=1", fails=True)
+    message = script("test.py", "DATASET=toy", "NETWORKS=segnet_dsc", "IMAGE_SIZE=48", fails=True)
+    assert "was trained for IMAGE_SIZE=32" in message
     assert "is of 'segnet_dsc'" in script(
         "test.py", *QUICK[:2], "NETWORKS=segnet",
         f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt", fails=True,
