@@ -253,8 +253,8 @@ def findings() -> list[str]:
         f"({at(64, 'contour_mean_iou', 'segnet_dsc', 'unet_dsc')}), about as much on small pets "
         f"({at(64, 'small_pets', 'segnet_dsc', 'unet_dsc')}).",
         "3. **What does separable convolution cost?** Little: mean IoU of "
-        f"{at(128, 'mean_iou', 'segnet_dsc', 'segnet')} (128 px, five epochs), for {cost('parameters', 1e6)} million parameters and {cost('multiply_adds', 1e9)} "
-        "billion multiply-adds.",
+        f"{at(128, 'mean_iou', 'segnet_dsc', 'segnet')} (128 px, five epochs), for {cost('parameters', 1e6)} million "
+        f"parameters and {cost('multiply_adds', 1e9)} billion multiply-adds.",
         "4. **Which loss for small pets?** Cross-entropy, or its sum with the IoU loss: mean IoU on the smallest third "
         f"of {at(64, 'small_pets', 'cross-entropy')} and {at(64, 'small_pets', 'segnet_dsc')}; the IoU loss alone "
         f"reaches {at(64, 'small_pets', 'iou-loss')}.",
