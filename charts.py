@@ -82,8 +82,9 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
     sizes = sorted({entry["size"] for entry in entries})
     if not sizes:
         return
-    figure, panels = plt.subplots(1, len(sizes), figsize=(5.2 * len(sizes), 3.8), layout="constrained", squeeze=False)
-    for axis, size in zip(panels[0], sizes):
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(entry["name"] for entry in entries))}
+    figure, panels = plt.subplots(len(sizes), 1, figsize=(5.6, 3.2 * len(sizes)), layout="constrained", squeeze=False)
+    for axis, size in zip(panels[:, 0], sizes):
         same_size = [entry for entry in entries if entry["size"] == size]
         step = 0.01 * max(entry["multiply_adds"] for entry in same_size) / 1e9  # aside, where costs are the same
         for i, entry in enumerate(same_size):
@@ -91,13 +92,15 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
             x, values = entry["multiply_adds"] / 1e9 + step * beside, np.array(entry["mean_iou"])
             deviation = values.std(ddof=1) if len(values) > 1 else 0
             axis.errorbar(x, values.mean(), deviation, color="#8d99ae", capsize=3, zorder=1)
-            axis.scatter(x, values.mean(), 20 + entry["kept_bytes"] / size**2 / 4, color=f"C{i}", alpha=0.8,
-                         label=f"{entry['name']}: {entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
+            axis.scatter(x, values.mean(), 20 + entry["kept_bytes"] / size**2 / 4, color=colours[entry["name"]],
+                         alpha=0.8, label=f"{entry['name']}:\n{entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
         axis.set(xlabel="10⁹ multiply-adds (dots side by side: the same)", ylabel="mean IoU")
         axis.set_title(f"{size} px")
         axis.margins(0.2)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), markerscale=0.4)
+        legend = axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        for handle in legend.legend_handles:
+            handle.set_sizes([30])
     save(figure, path)
 
 
@@ -105,7 +108,7 @@ def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
     """Pixel accuracy and mean IoU over the number of labelled photographs, a line a network."""
     if not by_network:
         return
-    figure, panels = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    figure, panels = plt.subplots(2, 1, figsize=(5.6, 5.6), layout="constrained")
     for axis, name in zip(panels, ("pixel_accuracy", "mean_iou")):
         for network, rows in by_network.items():
             axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=network)

@@ -26,6 +26,7 @@ FIGURES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "i
            "dice": "Dice", "contour_mean_iou": "mean IoU near the contour"}  # fmt: skip
 PICTURES = {"curves": "Training", "confusion": "Confusion, in shares of the true class", "best": "Best cases",
             "typical": "Typical cases", "worst": "Worst cases"}  # fmt: skip
+COMPARISONS = {"comparison": "Accuracy against cost", "labels": "Accuracy over labelled photographs"}  # of compare.py
 
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); --bar: #f4a259; }
@@ -63,7 +64,7 @@ def main() -> None:
 def page(rows: list[dict], folder: Path) -> str:
     trained = [row for row in rows if row["network"] != "all_background"]
     title = f"SegNet on Oxford-IIIT Pets ({rows[0]['data']})"
-    comparison = "".join(picture(folder / f"{name}.png", "") for name in ("comparison", "labels"))
+    comparison = "".join(picture(folder / f"{name}.png", caption) for name, caption in COMPARISONS.items())
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
@@ -130,7 +131,7 @@ def picture(path: Path, caption: str) -> str:
     if not path.exists():
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(caption or path.stem)
+    name = html.escape(caption)
     return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
 
 
