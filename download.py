@@ -91,6 +91,7 @@ def stream(url: str, part: Path, size: int) -> None:
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and int(length) != size - have:
             raise Refused(f"offers {int(length) + have:,} bytes instead of {size:,}")
+        lie = ""
         with (
             open(part, "ab" if have else "wb") as file,
             tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
@@ -98,11 +99,13 @@ def stream(url: str, part: Path, size: int) -> None:
             for chunk in response.iter_content(CHUNK):
                 have += len(chunk)
                 if have > size or (file.tell() == 0 and not chunk.startswith(GZIP)):
-                    part.unlink()  # what a lying host sent is not to be gone on with at the next one
-                    what = "no gzip archive" if have <= size else f"more than {size:,} bytes"
-                    raise Refused(f"sends {what}")
+                    lie = "no gzip archive" if have <= size else f"more than {size:,} bytes"
+                    break
                 file.write(chunk)
                 bar.update(len(chunk))
+        if lie:
+            part.unlink()  # what a lying host sent is not to be gone on with at the next one
+            raise Refused(f"sends {lie}")
     if have < size:
         raise requests.ConnectionError(f"broke off after {have:,} of {size:,} bytes")
 

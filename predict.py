@@ -48,7 +48,7 @@ def main(photographs: list[str]) -> None:
     machine.set_up(THREADS)
     path = Path(CHECKPOINT) if CHECKPOINT else newest_weights()
     network, about = checkpoints.load_network(path)
-    size = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
+    size = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # what it was trained for, if it says so
     print(f"{about['network']}, {path}")
     if EXPORT:
         export(network, size, Path(EXPORT))
