@@ -1,6 +1,6 @@
 """Does the fast step learn the same? One epoch by the original's step and by ours, from the same seed.
 
-    python agreement.py DATA_ROOT=/data         half an hour; writes outputs/published/agreement.json
+    python agreement.py DATA_ROOT=/data         twenty minutes; writes outputs/published/agreement.json
 
 All train the separable network at 64 px with the same photographs, flips and jitter in the same order, at the
 original's batch size and rate, and are judged on the validation tenth, in float32. The original's step: float32,
@@ -24,7 +24,7 @@ from files import write_atomically
 from original import OriginalSegmentation
 from segnet import NETWORKS
 
-SEEDS = (0, 1, 2, 3, 4, 5)
+SEEDS = (0, 1, 2, 3, 4)
 SIZE = 64  # px a side
 THREADS = 0  # 0: one a core
 WAYS = ("original", "ours_float32", "ours")
