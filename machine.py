@@ -1,15 +1,20 @@
-"""The machine at hand: device, precision and memory settings that make it fast, and its name for the records."""
+"""The machine at hand: device, precision, memory settings that make it fast, signals, its name for the records."""
 
 import ctypes
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import torch
 
 from settings import UserError
+
+stopping = threading.Event()  # a signal has come
+saving = threading.Event()  # it has to wait
 
 
 def device() -> torch.device:
@@ -46,6 +51,23 @@ def keep_freed_memory() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, 2**31 - 1)
     mallopt(m_top_pad, 2**28)
+
+
+def stop_on_signals() -> None:
+    """Has SIGTERM stop like Ctrl-C: at once, or after an epoch that is being saved, at the next step.
+
+    A KeyboardInterrupt that is raised while Python cleans an object up is printed and lost; matplotlib, which draws
+    the curves, has much to clean up.
+    """
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        if not saving.is_set():
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has its background jobs do
+            signal.signal(number, stop)
 
 
 def precision(name: str) -> torch.dtype:

@@ -6,7 +6,6 @@ python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 """
 
 import math
-import signal
 import sys
 import time
 from pathlib import Path
@@ -75,7 +74,7 @@ ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, 
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C
+    machine.stop_on_signals()
     check_constants()
     machine.set_up(THREADS)
     split = pets.load("trainval")
@@ -146,8 +145,10 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
             loss = train_epoch(network, optimizer, resized(train_set, size), epoch, random)
             row = {"epoch": epoch, "size": size, "loss": loss} | validate(network, validation_set)
             history.append(row | {"seconds": time.perf_counter() - start})
+            machine.saving.set()
             checkpoints.save(folder, network, optimizer, random, history, about)
             charts.save_curves(folder / "curves.png", history, name)
+            machine.saving.clear()
             print(f"{name}:", ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()), flush=True)
         print(f"{name}: {len(history)} epochs in {folder}")
 
@@ -256,6 +257,8 @@ def train_epoch(
     losses = torch.zeros(steps, device=machine.device())
     with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="photo", leave=False) as bar:
         for step, (images, trimaps) in enumerate(batches(split, BATCH_SIZE, random)):
+            if machine.stopping.is_set():
+                raise KeyboardInterrupt
             progress = (epoch - first + step / steps) / (end - first)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * group["share"] * rate_at(progress, epoch)

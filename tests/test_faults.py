@@ -8,14 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 from conftest import ROOT
 
+import fetch_oxford_iiit_pets as pets
 import machine
 import tables
+import train
 from checkpoints import load_file, write_history
 from files import append_line, write_atomically
 from settings import UserError
@@ -239,3 +242,24 @@ def test_one_thread_and_two_agree(start, tmp_path):
         after[name] = torch.cat([saved["weights"][k].flatten() for k in saved["weights"] if k.endswith("weight")])
     differ = [float((after["one"] - after[other]).norm()) for other in ("two", "seed")]
     assert differ[0] < 0.05 * differ[1]
+
+
+def test_a_signal_while_an_epoch_is_saved_stops_the_next_step(monkeypatch):
+    for name in ("stopping", "saving"):
+        monkeypatch.setattr(machine, name, threading.Event())
+    was = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    machine.stop_on_signals()
+    try:
+        machine.saving.set()
+        signal.raise_signal(signal.SIGTERM)  # and nothing is raised here
+        machine.saving.clear()
+        pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+        network = train.segnet.NETWORKS["segnet_dsc"]()
+        with pytest.raises(KeyboardInterrupt):
+            split = pets.Split(pixels, pixels[:, :1], [])
+            train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator())
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in was.items():
+            signal.signal(number, handler)
