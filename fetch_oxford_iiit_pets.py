@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pets: fetches the data set, shows it, and hands out photographs with their trimaps.
+"""Oxford-IIIT Pets: fetches the data set, shows it, and hands out images with their trimaps.
 
     python fetch_oxford_iiit_pets.py                      fetches to ./oxford-iiit-pet, prints and draws what is there
     python fetch_oxford_iiit_pets.py DATA_ROOT=/data      data that are already there are used as they are
@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import OxfordIIITPet
 
-import cache
-import download
-import settings
-import trimap
-from augment import augment
-from settings import UserError
-from toy_pets import write_toy_pets
+from common import settings
+from common.settings import UserError
+from common.trimap import BACKGROUND, CLASSES
+from dataset import cache, download
+from dataset.augment import augment
+from dataset.cache import Split
+from dataset.toy_pets import write_toy_pets
 
 # Data
 DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in a second, whose results are kept apart
 DATA_ROOT = "."  # holds oxford-iiit-pet/images and oxford-iiit-pet/annotations; may be read-only
-IMAGE_SIZE = 128  # px a side; photographs are squeezed to a square, as in the original
+IMAGE_SIZE = 128  # px a side; images are squeezed to a square, as in the original
 
 # Outputs
 OUTPUTS = "outputs"  # caches, runs and pictures; those of the toy data in its folder toy
@@ -50,14 +50,6 @@ ARCHIVES = [
 ]
 
 
-class Split(NamedTuple):
-    """A split in memory: images (N, 3, S, S) and trimaps (N, 1, S, S), both uint8, and the list's pairs."""
-
-    images: Tensor  # 0 to 255
-    trimaps: Tensor  # 0 pet, 1 background, 2 border
-    pairs: list[cache.Pair]
-
-
 class Pets(Dataset):
     """Items are a float image (3, S, S) in [0, 1] and a long trimap (1, S, S) of 0, 1 and 2."""
 
@@ -77,21 +69,22 @@ class Pets(Dataset):
 
 
 def original() -> tuple[Dataset, Dataset]:
-    """(trainset, testset), whose items are a photograph and its trimap (1, 2, 3) as PIL images, unchanged."""
+    """(trainset, testset), whose items are an image and its trimap (1, 2, 3) as PIL images, unchanged."""
     root = data_folder().parent
     return tuple(OxfordIIITPet(root, split, target_types="segmentation") for split in ("trainval", "test"))
 
 
 def augmented() -> tuple[Dataset, Dataset]:
-    """(trainset, testset) of IMAGE_SIZE; photographs of the trainset, and only they, are flipped and jittered."""
+    """(trainset, testset) of IMAGE_SIZE; images of the trainset, and only they, are flipped and jittered."""
     return Pets(load("trainval"), augmented=True), Pets(load("test"), augmented=False)
 
 
-def load(split: str) -> Split:
-    """All of "trainval" or "test" at IMAGE_SIZE. Raises UserError that names what is missing or damaged."""
-    if IMAGE_SIZE < 16:
-        raise UserError(f"IMAGE_SIZE={IMAGE_SIZE}: photographs are at least 16 px, since the networks halve 4 times")
-    return Split(*cache.load(data_folder(), split, IMAGE_SIZE, outputs_folder() / "cache"))
+def load(split: str, size: int = 0) -> Split:
+    """All of "trainval" or "test" at `size` px (0: IMAGE_SIZE). Raises UserError naming what is missing or damaged."""
+    size = size or IMAGE_SIZE
+    if size < 16:
+        raise UserError(f"IMAGE_SIZE={size}: images are at least 16 px, since the networks halve 4 times")
+    return cache.load(data_folder(), split, size, outputs_folder() / "cache")
 
 
 def outputs_folder() -> Path:
@@ -145,23 +138,23 @@ def data_name() -> str:
 
 def class_shares(trimaps: Tensor) -> Tensor:
     """Share of pixels of each class, (3,), averaged over trimaps (N, 1, S, S)."""
-    return torch.stack([(trimaps == c).float().mean() for c in range(len(trimap.CLASSES))])
+    return torch.stack([(trimaps == c).float().mean() for c in range(len(CLASSES))])
 
 
 def main() -> None:
-    from figures import save_photographs  # matplotlib is only needed here
+    from common.pictures import save_grid  # matplotlib is only needed here
 
     for name in ("trainval", "test"):
         split = load(name)
-        shares = ", ".join(f"{c} {s:.3f}" for c, s in zip(trimap.CLASSES, class_shares(split.trimaps).tolist()))
-        no_pet = int((split.trimaps == trimap.BACKGROUND).flatten(1).all(1).sum())
-        print(f"{name}: {len(split.images)} photographs, {no_pet} without a pet; shares of pixels: {shares}")
+        shares = ", ".join(f"{c} {s:.3f}" for c, s in zip(CLASSES, class_shares(split.trimaps).tolist()))
+        no_pet = int((split.trimaps == BACKGROUND).flatten(1).all(1).sum())
+        print(f"{name}: {len(split.images)} images, {no_pet} without a pet; shares of pixels: {shares}")
     trainset, testset = augmented()
     torch.manual_seed(0)
     for name, dataset in (("trainval, augmented", trainset), ("test", testset)):
         images, trimaps = next(iter(DataLoader(dataset, batch_size=8, shuffle=True)))
-        path = outputs_folder() / f"photographs_{name.split(',')[0]}.png"
-        save_photographs(path, images, trimaps, f"{data_name()}, {name}")
+        path = outputs_folder() / f"images_{name.split(',')[0]}.png"
+        save_grid(path, images, trimaps, f"{data_name()}, {name}")
         print(f"drawn: {path}")
 
 

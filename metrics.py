@@ -1,6 +1,6 @@
-"""What is measured: pixel accuracy, IoU in its variants, Dice, all from confusion matrices; and the soft IoU.
+"""Metrics: pixel accuracy, IoU in its variants and Dice, all from confusion matrices; and the soft IoU.
 
-Pixel accuracy flatters: on a photograph whose pet fills a tenth, "all background" is right nine times out of
+Pixel accuracy flatters: on an image whose pet fills a tenth, "all background" is right nine times out of
 ten. IoU (intersection over union of the predicted and the true region of a class) counts only what was found.
 """
 
@@ -10,24 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trimap import BACKGROUND, BORDER, CLASSES, PET
+from common.inference import logits_of
+from common.trimap import BACKGROUND, BORDER, CLASSES, PET
 
 CONTOUR = 3  # px at 128 px a side; how near is "near the contour"
 SMOOTH = 0.001  # keeps the soft IoU finite; its value in the original
 
 
 def IoUMetric(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
-    """The original's "custom" IoU: differentiable, from probabilities, the mean over photographs.
+    """The original's "custom" IoU: differentiable, from probabilities, the mean over images.
 
     pred: (B, 3, H, W), probabilities, or logits with softmax=True; gt: (B, 1, H, W), classes 0, 1 and 2.
-    Returns a scalar in (0, 1]. Sums over classes and pixels of a photograph: (I + 0.001) / (U + 0.001) with
+    Returns a scalar in (0, 1]. Sums over classes and pixels of an image: (I + 0.001) / (U + 0.001) with
     I = sum(p * onehot) and U = sum(p + onehot - p * onehot).
     """
     return soft_iou(pred, gt, softmax).mean()
 
 
 def soft_iou(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
-    """IoUMetric of each photograph: (B,)"""
+    """IoUMetric of each image: (B,)"""
     probabilities = pred.softmax(1) if softmax else pred
     intersection = probabilities.gather(1, gt.long()).sum((1, 2, 3))
     union = probabilities.sum((1, 2, 3)) + gt[0].numel() - intersection  # a one-hot map sums to its pixels
@@ -49,7 +50,7 @@ def near_contour(trimaps: Tensor, radius: int) -> Tensor:
     """Pixels at most `radius` px, in rows and columns, from the border class: (B, 1, H, W), bool.
 
     The "trimap" evaluation of Kohli, Ladicky and Torr 2009 (https://doi.org/10.1007/s11263-008-0202-0): inside and
-    outside are easy, so that what happens here is lost in figures of whole photographs.
+    outside are easy, so that what happens here is lost in results of whole images.
     """
     return F.max_pool2d((trimaps == BORDER).float(), 2 * radius + 1, stride=1, padding=radius) > 0
 
@@ -60,7 +61,7 @@ def contour_of(trimaps: Tensor) -> Tensor:
 
 
 def confusion(labels: Tensor, trimaps: Tensor, where: Tensor | None = None) -> Tensor:
-    """Confusion matrix of each photograph, on its device: (B, 3, 3), int64, [truth, prediction], in pixels.
+    """Confusion matrix of each image, on its device: (B, 3, 3), int64, [truth, prediction], in pixels.
 
     labels, trimaps: (B, 1, H, W), integer classes 0, 1 and 2; where: (B, 1, H, W), bool, the pixels that count.
     """
@@ -82,7 +83,7 @@ def iou(matrix: Tensor) -> Tensor:
 
     torchmetrics: MulticlassJaccardIndex(3, average="micro", ignore_index=BACKGROUND). Of N pixels that are not
     background, C called right and M called background it is C / (2N - C - M). Two warnings. It never looks at
-    pixels of true background: of a photograph that is 59 % background, 29 % pet and 12 % border, a prediction
+    pixels of true background: of an image that is 59 % background, 29 % pet and 12 % border, a prediction
     that calls every pixel of background "pet" and all else right still gets 1.0 (pixel accuracy 0.41). And its
     formula depends on the version of torchmetrics: see `iou_old_torchmetrics`.
     """
@@ -91,7 +92,7 @@ def iou(matrix: Tensor) -> Tensor:
 
 
 def iou_old_torchmetrics(matrix: Tensor) -> Tensor:
-    """The same in older torchmetrics, as in the original's published figures: C / (2N - C).
+    """The same in older torchmetrics, as in the original's published results: C / (2N - C).
 
     With N = 100, C = 80 and M = 20 it is 0.667 where 1.9.0 says 0.8: neither compares with the other.
     """
@@ -133,7 +134,7 @@ FROM_MATRIX = {f.__name__: f for f in (pixel_accuracy, mean_iou, iou, iou_old_to
 
 
 class Evaluation(NamedTuple):
-    """What all figures are computed from, a photograph each."""
+    """What all results are computed from, image by image."""
 
     matrices: Tensor  # confusion matrices (N, 3, 3)
     soft: Tensor  # IoUMetric (N,)
@@ -141,10 +142,10 @@ class Evaluation(NamedTuple):
 
 
 def summary(found: Evaluation) -> dict[str, object]:
-    """All figures over all photographs as one data set: nothing depends on batches."""
+    """All results over all images as one data set: nothing depends on batches."""
     total = found.matrices.sum(0)
-    figures: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
-    return figures | {
+    results: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
+    return results | {
         "custom_iou": float(found.soft.double().mean()),
         "class_iou": class_iou(total).tolist(),
         "contour_mean_iou": float(mean_iou(found.contour.sum(0))),
@@ -152,15 +153,15 @@ def summary(found: Evaluation) -> dict[str, object]:
 
 
 def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int) -> dict[str, float]:
-    """The original's protocol, for comparison with it alone: figures of each batch, then their mean."""
+    """The original's protocol, for comparison with it alone: results of each batch, then their mean."""
     batches = torch.stack([part.sum(0) for part in matrices.split(batch_size)])
     soft = torch.stack([part.double().mean() for part in soft.split(batch_size)])
-    figures = {name: FROM_MATRIX[name](batches) for name in ("pixel_accuracy", "iou", "iou_old_torchmetrics")}
-    return {name: float(values.mean()) for name, values in (figures | {"custom_iou": soft}).items()}
+    results = {name: FROM_MATRIX[name](batches) for name in ("pixel_accuracy", "iou", "iou_old_torchmetrics")}
+    return {name: float(values.mean()) for name, values in (results | {"custom_iou": soft}).items()}
 
 
 def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
-    """Pixel accuracy and mean IoU for the third of photographs with the smallest pets, the middle and the largest.
+    """Pixel accuracy and mean IoU for the third of images with the smallest pets, the middle and the largest.
 
     A pet's size is the share of pixels that are pet in truth.
     """
@@ -177,17 +178,34 @@ def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
 
 
 def by_group(matrices: Tensor, groups: list[str]) -> dict[str, dict[str, float]]:
-    """Figures of each group of photographs, by its name in alphabetical order; groups: one name a photograph."""
+    """Results of each group of images, by its name in alphabetical order; groups: one name per image."""
     found = {}
     for name in sorted(set(groups)):
         members = torch.tensor([i for i, group in enumerate(groups) if group == name])
         total = matrices[members].sum(0)
         found[name] = {
-            "photographs": len(members),
+            "images": len(members),
             "pixel_accuracy": float(pixel_accuracy(total)),
             "mean_iou": float(mean_iou(total)),
         }
     return found
+
+
+def evaluate(
+    network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype, mirror: bool = False
+) -> Evaluation:
+    """What the results of a network are computed from: images (N, 3, H, W), uint8, and trimaps (N, 1, H, W)."""
+    parts, start = [], 0
+    for logits in logits_of(network, images, precision, mirror):
+        truth = trimaps[start : start + len(logits)].to(logits.device)
+        start += len(logits)
+        labels = logits.argmax(1, keepdim=True)
+        parts.append((
+            confusion(labels, truth),
+            soft_iou(logits, truth, softmax=True),
+            confusion(labels, truth, contour_of(truth)),
+        ))  # fmt: skip
+    return Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)))
 
 
 def all_background(trimaps: Tensor) -> Evaluation:

@@ -1,15 +1,13 @@
-"""Finds the pet in photographs of any size, with a trained network.
+"""Finds the pet in images of any size, with a trained network.
 
     python predict.py cat.jpg holidays/              overlay, trimap and cut-out of each, in outputs/predictions
     python predict.py cat.jpg CHECKPOINT=epoch_05.pt a network of one's own choice; else the newest that was trained
-    python predict.py EXPORT=segnet.onnx             the network for onnxruntime, and no photographs
+    python predict.py EXPORT=segnet.onnx             the network for onnxruntime, and no images
 
 NAME_overlay.jpg shows what was found; NAME_trimap.png has the data set's values (1 pet, 2 background, 3 border) at
-the photograph's own size; NAME_cutout.png is the pet on transparent ground, soft along its border.
+the image's own size; NAME_cutout.png is the pet on transparent ground, soft along its border.
 """
 
-import re
-import sys
 from pathlib import Path
 
 import torch
@@ -18,17 +16,16 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
-import checkpoints
 import fetch_oxford_iiit_pets as pets
-import figures
-import machine
-import settings
-import trimap
-from cache import read_pixels
-from evaluate import logits_of
-from files import write_atomically
-from settings import UserError
+import pretrained
+from common import machine, pictures, settings
+from common.files import write_atomically
+from common.inference import logits_of
+from common.settings import UserError
+from common.trimap import BACKGROUND, BORDER, COLOURS
+from dataset.cache import read_pixels
 
+# What is done
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/
 FOLDER = "predictions"  # in outputs; where pictures go
 EXPORT = ""  # file.onnx to write instead of pictures
@@ -44,28 +41,28 @@ THREADS = 0  # 0: one a core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 
-def main(photographs: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     machine.set_up(THREADS)
     path = Path(CHECKPOINT) if CHECKPOINT else newest_weights()
-    network, about = checkpoints.load_network(path)
+    network, about = pretrained.load_network(path)
     size = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # what it was trained for, if it says so
     print(f"{about['network']}, {path}")
     if EXPORT:
         export(network, size, Path(EXPORT))
         return
-    paths = photographs_in(photographs)
+    paths = images_in(arguments)
     network.to(machine.device(), memory_format=torch.channels_last)
     folder = pets.outputs_folder() / FOLDER
     failed, taken, cutouts = [], set(), []
-    for photograph in tqdm(paths, unit="photo", disable=len(paths) < 2):
-        name = free_name(photograph.stem, taken)
+    for image in tqdm(paths, unit="image", disable=len(paths) < 2):
+        name = free_name(image.stem, taken)
         try:
-            cutouts.append(predict(network, size, photograph, folder / name))
+            cutouts.append(predict(network, size, image, folder / name))
         except UserError as error:
             failed.append(str(error))
     if SHEET and cutouts:
-        figures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
-    print(f"{len(paths) - len(failed)} of {len(paths)} photographs in {folder}")
+        pictures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
+    print(f"{len(paths) - len(failed)} of {len(paths)} images in {folder}")
     if failed:
         raise UserError("\n".join(["skipped:", *failed]))
 
@@ -78,7 +75,7 @@ def newest_weights() -> Path:
     return found[-1]
 
 
-def photographs_in(arguments: list[str]) -> list[Path]:
+def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
     paths = []
     for path in map(Path, arguments):
@@ -87,28 +84,28 @@ def photographs_in(arguments: list[str]) -> list[Path]:
             raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)})")
         paths += inside
     if not paths:
-        raise UserError("which photographs? python predict.py PHOTO... or a folder")
+        raise UserError("which images? python predict.py IMAGE... or a folder")
     return paths
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """The stem, with a number if another photograph of this call has it already."""
+    """The stem, with a number if another image of this call has it already."""
     name = next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 10**6))) if n not in taken)
     taken.add(name)
     return name
 
 
-def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Tensor:
+def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
     """Writes target_overlay.jpg, target_trimap.png and target_cutout.png. Raises UserError if it can't be read.
 
     Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet.
     """
-    pixels = read_pixels(photograph, "RGB", upright=True)
+    pixels = read_pixels(image, "RGB", upright=True)
     probabilities = probabilities_of(network, pixels, size)
     pet, background, border = probabilities
     # The same as argmax(0), which is slow over a first dimension of three.
     is_border = border > torch.maximum(pet, background)
-    labels = torch.where(is_border, trimap.BORDER, (background > pet).long())[None]  # (1, H, W)
+    labels = torch.where(is_border, BORDER, (background > pet).long())[None]  # (1, H, W)
     # Half of the border is pet; below a tenth and above nine tenths the ground is clear and the pet is whole.
     alpha = (pet + border / 2 - 0.1).div_(0.8).clamp_(0, 1)
     cutout = torch.cat((pixels, (255 * alpha).round().byte()[None]))
@@ -120,7 +117,7 @@ def predict(network: nn.Module, size: int, photograph: Path, target: Path) -> Te
 
 
 def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:
-    """Probabilities of the classes, (3, H, W), of a photograph (3, H, W), uint8.
+    """Probabilities of the classes, (3, H, W), of an image (3, H, W), uint8.
 
     It is squeezed to the square that the network was trained on; logits are brought back to its size.
     """
@@ -130,16 +127,16 @@ def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:
 
 
 def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
-    """The photograph (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
-    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in trimap.COLOURS])  # (3, RGB)
-    shares = torch.tensor([TINT if c != trimap.BACKGROUND else 0.0 for c in range(len(trimap.COLOURS))])
+    """The image (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
+    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS])  # (3, RGB)
+    shares = torch.tensor([TINT if c != BACKGROUND else 0.0 for c in range(len(COLOURS))])
     tinted = pixels + shares[labels] * (colours.T[:, labels[0]] - pixels.float())
     return tinted.round().byte()
 
 
 def save(pixels: Tensor, path: Path, **options: object) -> None:
-    image = to_pil_image(pixels, mode="RGBA" if len(pixels) == 4 else None)
-    write_atomically(path, lambda part: image.save(part, **options))
+    picture = to_pil_image(pixels, mode="RGBA" if len(pixels) == 4 else None)
+    write_atomically(path, lambda part: picture.save(part, **options))
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
@@ -161,6 +158,4 @@ def export(network: nn.Module, size: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    sys.argv[1:] = [argument for argument in arguments if re.match(r"[A-Z_]+=", argument)]
-    settings.run(lambda: main([a for a in arguments if a not in sys.argv[1:]]), pets)
+    settings.run(main, pets, takes_paths=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pooling import max_pool, max_unpool
+from common.pooling import max_pool, max_unpool
+from common.settings import UserError
 
 ENCODER = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 DECODER = ((64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256), (512, 512, 512, 512))
@@ -54,7 +55,7 @@ class ConvBlock(nn.Module):
 
 
 class ImageSegmentation(nn.Module):
-    """SegNet: photographs (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
+    """SegNet: images (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
 
     kernel_size: odd; of all convolutions.
     head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as the notebook this
@@ -62,7 +63,7 @@ class ImageSegmentation(nn.Module):
     stages: 4, or 5 as in the paper. The fifth is off: pooling five times leaves 4x4 of a 128 px map, on which
         three more convolutions of 512 channels see little but their own padding.
 
-    Raises ValueError for another head, an even kernel, other stages, and in `forward` for a map that is too
+    Raises UserError for another head, an even kernel, other stages, and in `forward` for a map that is too
     small to be pooled so often.
     """
 
@@ -72,11 +73,11 @@ class ImageSegmentation(nn.Module):
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
         super().__init__()
         if head not in ("linear", "original"):
-            raise ValueError(f'head is "linear" or "original", not {head!r}')
+            raise UserError(f'head is "linear" or "original", not {head!r}')
         if stages not in (4, 5):
-            raise ValueError(f"stages is 4 or 5, not {stages}")
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
+            raise UserError(f"stages is 4 or 5, not {stages}")
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise UserError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
         self.stages = stages
         self.bn_input = nn.BatchNorm2d(3)
         # dc1, dc2 ... and uc1, uc2 ... are the names in state dicts that the original notebook saved.
@@ -90,20 +91,28 @@ class ImageSegmentation(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.decode(*self.encode(x))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, list[object]]:
+        """The bottleneck (B, C, H/16, W/16), and what each stage hands to the decoder beside it, the finest first."""
         smallest = 2**self.stages
         if min(x.shape[-2:]) < smallest:
-            raise ValueError(
-                f"photographs are at least {smallest}x{smallest} px for {self.stages} stages, "
+            raise UserError(
+                f"images are at least {smallest}x{smallest} px for {self.stages} stages, "
                 f"not {x.shape[-1]}x{x.shape[-2]}"
             )
         x = self.bn_input(x)
-        remembered = []  # all that the decoder is given
+        handed_over = []
         for i in range(1, self.stages + 1):
             x = self.get_submodule(f"dc{i}")(x)  # (B, C, H, W)
             x, kept = self.down(x)  # (B, C, H/2, W/2)
-            remembered.append(kept)
+            handed_over.append(kept)
+        return x, handed_over
+
+    def decode(self, x: Tensor, handed_over: list[object]) -> Tensor:
+        """Logits (B, 3, H, W) from what `encode` returned; `handed_over` is emptied, so maps are freed once used."""
         for i in range(self.stages, 0, -1):
-            x = self.up(x, remembered.pop())
+            x = self.up(x, handed_over.pop())
             x = self.get_submodule(f"uc{i}")(x)
         return x
 

@@ -1,10 +1,10 @@
-"""Tests trained networks on the test split: a table, a row of results each, examples and confusion matrices.
+"""Tests trained networks on the test split: a table, one row of results per network, examples, confusion matrices.
 
     python test.py                            the newest epoch of both networks of the run "default"
     python test.py DATASET=toy                on drawn pets
     python test.py RUN=iou NETWORKS=segnet_dsc EPOCH=3        any constant, for one run
 
-Every figure is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
+Every result is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
 """
 
 import json
@@ -15,20 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import charts
-import checkpoints
 import fetch_oxford_iiit_pets as pets
-import figures
-import machine
 import metrics
-import settings
-import tables
-import trimap
-from cost import kept_bytes, multiply_adds
-from evaluate import evaluate, logits_of
-from files import append_line, write_atomically
+import pretrained
+from common import checkpoints, machine, pictures, results, settings
+from common.cost import kept_bytes, multiply_adds
+from common.files import append_line, write_atomically
+from common.inference import logits_of
+from common.settings import UserError
+from common.trimap import BACKGROUND, CLASSES
+from dataset.cache import Split
 from segnet import count_parameters
-from settings import UserError
 
 # What is tested
 NETWORKS = ("segnet", "segnet_dsc")
@@ -37,9 +34,9 @@ EPOCH = 0  # 0: the newest
 CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one of the original notebook
 
 # How
-MIRROR = False  # True: the mean of the predictions for a photograph and its mirror image, a row of its own
+MIRROR = False  # True: the mean of the predictions for an image and its mirror image, a row of its own
 USE_TORCHMETRICS = False  # True: pixel accuracy and IoU from torchmetrics instead of our own equal code
-BATCH_OF_ORIGINAL = 16  # photographs; for batch_mean alone
+BATCH_OF_ORIGINAL = 16  # images; for batch_mean alone
 EXAMPLES = 4  # cases in each picture; 0: no pictures
 BASELINE = True  # False: no row of the "network" that calls everything background
 PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
@@ -56,7 +53,7 @@ def main() -> None:
     split = pets.load("test")
     rows = [baseline(split)] if BASELINE else []
     for name in NETWORKS[:1] if CHECKPOINT else NETWORKS:
-        network, about = checkpoints.load_network(weights_of(name), name)
+        network, about = pretrained.load_network(weights_of(name), name)
         trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
         if trained_for != pets.IMAGE_SIZE:
             raise UserError(f"{weights_of(name)} was trained for IMAGE_SIZE={trained_for}: give that")
@@ -67,13 +64,10 @@ def main() -> None:
         rows.append(row)
     print_table(rows)
     for row in rows:
-        if not (
-            PUBLISH
-            and row["run"] == "baseline"
-            and any(old["run"] == "baseline" for old in tables.rows(pets.published_folder()))
-        ):
-            append_line(results_path(), json.dumps(row))
-            print(f"row of {row['network']} added to {results_path()}")
+        if PUBLISH and is_published(row["run"], row["network"]):
+            continue  # the baseline, which every test computes anew
+        append_line(results_path(), json.dumps(row))
+        print(f"row of {row['network']} added to {results_path()}")
 
 
 def weights_of(name: str) -> Path:
@@ -91,16 +85,13 @@ def row_name() -> str:
     return name + ("-mirror" if MIRROR else "")
 
 
-def test_performance(network: nn.Module, about: dict[str, object], split: pets.Split) -> tuple[dict, Tensor]:
-    """A row of results, and the confusion matrix of each photograph (N, 3, 3).
+def test_performance(network: nn.Module, about: dict[str, object], split: Split) -> tuple[dict, Tensor]:
+    """A row of results, and the confusion matrix of each image (N, 3, 3).
 
     about: what the checkpoint says of its training.
     """
     start = time.perf_counter()
-    try:
-        found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
-    except ValueError as error:
-        raise UserError(f"IMAGE_SIZE={pets.IMAGE_SIZE}: {error}") from error
+    found = metrics.evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
     row = {
@@ -119,7 +110,7 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
         "loss": constants.get("LOSS"),
         "seed": constants.get("SEED"),
     }
-    row |= figures_of(found, split)
+    row |= results_of(found, split)
     if USE_TORCHMETRICS:
         row |= from_torchmetrics(network, split)
     row |= {
@@ -133,8 +124,8 @@ def test_performance(network: nn.Module, about: dict[str, object], split: pets.S
     return row, found.matrices
 
 
-def figures_of(found: metrics.Evaluation, split: pets.Split) -> dict[str, object]:
-    """All figures of a row of results."""
+def results_of(found: metrics.Evaluation, split: Split) -> dict[str, object]:
+    """All results of a row."""
     return metrics.summary(found) | {
         "by_pet_size": metrics.by_pet_size(found.matrices),
         "by_species": metrics.by_group(found.matrices, [pair.species for pair in split.pairs]),
@@ -144,21 +135,21 @@ def figures_of(found: metrics.Evaluation, split: pets.Split) -> dict[str, object
     }
 
 
-def baseline(split: pets.Split) -> dict[str, object]:
-    """The row of a "network" that calls every pixel background: what a figure is worth begins here."""
+def baseline(split: Split) -> dict[str, object]:
+    """The row of a "network" that calls every pixel background: what any network has to beat."""
     row = {"run": "baseline", "network": "all_background", "head": None, "data": pets.data_name(), "train_images": 0}
     row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
-    row |= figures_of(metrics.all_background(split.trimaps), split)
+    row |= results_of(metrics.all_background(split.trimaps), split)
     return row | {"parameters": 0, "train_seconds": 0, "test_seconds": 0} | machine.about()
 
 
-def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]:
+def from_torchmetrics(network: nn.Module, split: Split) -> dict[str, float]:
     try:
         from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
     except ImportError as error:
         raise UserError("USE_TORCHMETRICS needs torchmetrics: pip install torchmetrics==1.9.0") from error
-    accuracy = MulticlassAccuracy(len(trimap.CLASSES), average="micro")
-    jaccard = MulticlassJaccardIndex(len(trimap.CLASSES), average="micro", ignore_index=trimap.BACKGROUND)
+    accuracy = MulticlassAccuracy(len(CLASSES), average="micro")
+    jaccard = MulticlassJaccardIndex(len(CLASSES), average="micro", ignore_index=BACKGROUND)
     start = 0
     for logits in logits_of(network, split.images, machine.precision(PRECISION), MIRROR):
         labels, truth = logits.argmax(1, keepdim=True).cpu(), split.trimaps[start : start + len(logits)].long()
@@ -168,7 +159,7 @@ def from_torchmetrics(network: nn.Module, split: pets.Split) -> dict[str, float]
     return {"pixel_accuracy": float(accuracy.compute()), "iou": float(jaccard.compute())}
 
 
-def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Tensor) -> None:
+def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor) -> None:
     """Saves pictures of the best, of typical and of the worst cases, and of the confusion matrix."""
     present = matrices.sum(1) + matrices.sum(2) > 0  # a class in neither truth nor prediction is no fault
     scores = (metrics.class_iou(matrices) * present).sum(1) / present.sum(1)
@@ -189,10 +180,10 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
             }
             for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu())
         ]
-        figures.save_examples(
+        pictures.save_examples(
             folder / f"{prefix}{kind}.png", cases, f"{name}, run {row_name()}: {kind} of the test split"
         )
-    charts.save_confusion(folder / f"{prefix}confusion.png", matrices.sum(0), f"{name}, shares of the true class")
+    pictures.save_confusion(folder / f"{prefix}confusion.png", matrices.sum(0), f"{name}, shares of the true class")
     curves = checkpoints.run_folder(pets.outputs_folder(), RUN, name) / "curves.png"
     if PUBLISH and curves.exists():
         write_atomically(folder / f"{prefix}curves.png", lambda part: shutil.copyfile(curves, part))
@@ -201,7 +192,7 @@ def show_examples(network: nn.Module, name: str, split: pets.Split, matrices: Te
 
 def print_table(rows: list[dict]) -> None:
     columns = [*metrics.FROM_MATRIX, "custom_iou"]
-    print(f"\n{rows[0]['data']}, {rows[0]['test_images']} test photographs at {pets.IMAGE_SIZE} px")
+    print(f"\n{rows[0]['data']}, {rows[0]['test_images']} test images at {pets.IMAGE_SIZE} px")
     print(f"{'network':16}" + "".join(f"{name.replace('iou_old_torchmetrics', 'iou, old'):>16}" for name in columns))
     for row in rows:
         print(f"{row['network']:16}" + "".join(f"{row[name]:16.4f}" for name in columns))
@@ -216,10 +207,14 @@ def results_path() -> Path:
 
 
 def check_unpublished() -> None:
-    """Raises UserError if a row is there already: the test split is looked at once a published row."""
-    for row in tables.rows(pets.published_folder()):
-        if row["run"] == row_name() and row["network"] in NETWORKS:
-            raise UserError(f"{results_path()} has {row['network']} of run {row_name()} already; publish another RUN")
+    """Raises UserError if a row is there already: each published row sees the test split once."""
+    for network in NETWORKS:
+        if is_published(row_name(), network):
+            raise UserError(f"{results_path()} has {network} of run {row_name()} already; publish another RUN")
+
+
+def is_published(run: str, network: str) -> bool:
+    return any((row["run"], row["network"]) == (run, network) for row in results.rows(pets.published_folder()))
 
 
 if __name__ == "__main__":

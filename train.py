@@ -1,7 +1,7 @@
 """Trains both networks on Oxford-IIIT Pets, one after the other; started again, it goes on where it stopped.
 
 python train.py                           both networks, five epochs
-python train.py DATASET=toy               on drawn pets, in a minute, without the download
+python train.py DATASET=toy               on drawn pets, without the download
 python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 """
 
@@ -15,19 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-import augment
-import charts
-import checkpoints
 import fetch_oxford_iiit_pets as pets
-import machine
 import metrics
 import pretrained
 import segnet
-import settings
-import trimap
-from batches import batches, divide, resized, steps_in
-from evaluate import evaluate
-from settings import UserError
+from common import checkpoints, machine, pictures, settings
+from common.settings import UserError
+from common.trimap import BORDER
+from dataset import augment
+from dataset.batches import batches, divide, resized, steps_in
+from dataset.cache import Split
 
 # What is trained
 NETWORKS = ("segnet", "segnet_dsc")  # in this order
@@ -43,27 +40,27 @@ FREEZE_ENCODER = False  # True: the decoder alone learns
 SKIP_FEATURES = False  # True: the decoder gets the encoder's finer maps too, as in a U-Net
 
 # On what
-VALIDATION_SHARE = 0.0  # of each breed's photographs kept out of training to choose constants by, e.g. 0.1
+VALIDATION_SHARE = 0.0  # of each breed's images kept out of training to choose constants by, e.g. 0.1
 TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
 SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to these
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
-BATCH_SIZE = 8  # photographs a step
+BATCH_SIZE = 8  # images a step
 LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
 ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
-SCHEDULE = "one_cycle"  # up and down by cosines; "trapezoid", "poly", or "step": x0.7 every seventh epoch
-WARM_UP = 0.2  # share of the steps in which one_cycle and trapezoid climb
-SEED = 0  # of the first weights, the order of photographs and their augmentation
+SCHEDULE = "one_cycle"  # up and down by cosines; or "step": x0.7 every seventh epoch
+WARM_UP = 0.2  # share of the steps in which one_cycle climbs
+SEED = 0  # of the first weights, the order of images and their augmentation
 
 # The machine
 THREADS = 0  # 0: one a core
 PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
-CHECK_EVERY = 10  # steps from one look at the loss to the next; a look makes a GPU wait
+CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 
 # Which of these may differ when a run is resumed
 FIXED = frozenset(  # never
@@ -90,30 +87,35 @@ def check_constants() -> None:
     """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
-    for name, value, known in (
-        *(("NETWORKS", network, tuple(segnet.NETWORKS)) for network in NETWORKS),
-        ("HEAD", HEAD, ("linear", "original")),
-        ("LOSS", LOSS, ("ce", "iou", "ce+iou")),
-        ("OPTIMIZER", OPTIMIZER, ("adamw", "adam")),
-        ("SCHEDULE", SCHEDULE, ("one_cycle", "trapezoid", "poly", "step")),
-    ):
-        if value not in known:
-            raise UserError(f"{name}={value}: there are {', '.join(known)}")
     if not (SIZES and NETWORKS):
         raise UserError("SIZES and NETWORKS have at least one entry each")
-    if not (
-        min(BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE) >= 1
-        and min(LEARNING_RATE, FULL_CONV_RATE, ENCODER_RATE) > 0 <= WEIGHT_DECAY
+    for name, values, known in (
+        ("NETWORKS", NETWORKS, tuple(segnet.NETWORKS)),
+        ("HEAD", (HEAD,), ("linear", "original")),
+        ("LOSS", (LOSS,), ("ce", "iou", "ce+iou")),
+        ("OPTIMIZER", (OPTIMIZER,), ("adamw", "adam")),
+        ("SCHEDULE", (SCHEDULE,), ("one_cycle", "step")),
     ):
-        raise UserError("BATCH_SIZE, CHECK_EVERY, KERNEL_SIZE and LEARNING_RATE are above 0, WEIGHT_DECAY at least 0")
-    if not (0 <= VALIDATION_SHARE < 1 and 0 < TRAIN_SHARE <= 1 and 0 < WARM_UP < 1):
-        raise UserError("VALIDATION_SHARE is in [0, 1), TRAIN_SHARE in (0, 1], WARM_UP in (0, 1)")
+        for value in values:
+            if value not in known:
+                raise UserError(f"{name}={value}: there are {', '.join(known)}")
+    for names, allowed, is_allowed in (
+        (("BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), "at least 1", lambda value: value >= 1),
+        (("LEARNING_RATE", "FULL_CONV_RATE", "ENCODER_RATE"), "above 0", lambda value: value > 0),
+        (("WEIGHT_DECAY",), "at least 0", lambda value: value >= 0),
+        (("VALIDATION_SHARE",), "in [0, 1)", lambda value: 0 <= value < 1),
+        (("TRAIN_SHARE",), "in (0, 1]", lambda value: 0 < value <= 1),
+        (("WARM_UP",), "in (0, 1)", lambda value: 0 < value < 1),
+    ):
+        for name in names:
+            if not is_allowed(globals()[name]):
+                raise UserError(f"{name}={globals()[name]}: {name} is {allowed}")
     if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
     machine.precision(PRECISION)
     for network in NETWORKS:
-        with torch.device("meta"):  # which networks there are, without their weights
-            checkpoints.build(pretrained.full_name(network, ENCODER), **shape())
+        with torch.device("meta"):  # without its weights
+            pretrained.build(pretrained.full_name(network, ENCODER), **shape())
     smallest = 2**STAGES
     if min(*SIZES, pets.IMAGE_SIZE) < smallest:
         raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
@@ -124,7 +126,7 @@ def shape() -> dict[str, object]:
     return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
 
 
-def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) -> None:
+def train_network(name: str, train_set: Split, validation_set: Split) -> None:
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
     name = pretrained.full_name(name, ENCODER)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
@@ -132,7 +134,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
              "constants": constants(), **machine.about()}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
-        network = checkpoints.build(name, **shape())
+        network = pretrained.build(name, **shape())
         if ENCODER:
             prepare_encoder(network, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
@@ -147,7 +149,7 @@ def train_network(name: str, train_set: pets.Split, validation_set: pets.Split) 
             history.append(row | {"seconds": time.perf_counter() - start})
             machine.saving.set()
             checkpoints.save(folder, network, optimizer, random, history, about)
-            charts.save_curves(folder / "curves.png", history, name)
+            pictures.save_curves(folder / "curves.png", history, name)
             machine.saving.clear()
             print(f"{name}:", ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()), flush=True)
         print(f"{name}: {len(history)} epochs in {folder}")
@@ -192,11 +194,7 @@ def resume(
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
     if not state:
         return history
-    new_leg = first == len(history) + 1  # asked for by EPOCHS: other constants are meant
-    compared = FIXED if new_leg else constants().keys() - ({"EPOCHS"} if end <= len(history) + 1 else set())
-    was = {name: state["constants"].get(name) for name in sorted(compared)}
-    if was != {name: constants()[name] for name in was}:
-        differ = ", ".join(f"{name}={value}" for name, value in was.items() if value != constants()[name])
+    if differ := differing(state["constants"], len(history)):
         raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
     of_this_leg = [{name: group[name] for name in ("share", "weight_decay")} for group in optimizer.param_groups]
     network.load_state_dict(state["weights"])
@@ -210,6 +208,16 @@ def resume(
     return history
 
 
+def differing(begun_with: dict[str, object], epochs_done: int) -> str:
+    """The constants that a run was begun with and that differ now where they must not; "" if none do."""
+    first, end = EPOCHS
+    new_leg = first == epochs_done + 1  # asked for by EPOCHS: other constants are meant
+    is_done = end <= epochs_done + 1
+    compared = FIXED if new_leg else constants().keys() - ({"EPOCHS"} if is_done else set())
+    was = {name: begun_with.get(name) for name in sorted(compared)}
+    return ", ".join(f"{name}={value}" for name, value in was.items() if value != constants()[name])
+
+
 def constants() -> dict[str, object]:
     """All that decides what the trained weights will be."""
     found = settings.constants(sys.modules[__name__]) | settings.constants(augment)
@@ -218,7 +226,7 @@ def constants() -> dict[str, object]:
 
 
 def size_in(epoch: int) -> int:
-    """Side of the photographs of an epoch, px."""
+    """Side of the images of an epoch, px."""
     first, end = EPOCHS
     return SIZES[(epoch - first) * len(SIZES) // (end - first)]
 
@@ -229,25 +237,21 @@ def rate_at(progress: float, epoch: int) -> float:
         if progress < WARM_UP:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
         return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-    if SCHEDULE == "trapezoid":
-        return min(1.0, (progress + 0.01) / WARM_UP, (1 - progress) / 0.4)
-    if SCHEDULE == "poly":
-        return (1 - progress) ** 0.9
     return 0.7 ** ((epoch - 1) // 7)
 
 
-def loss_of(logits: Tensor, trimaps: Tensor) -> Tensor:
-    """logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long"""
-    if LOSS == "ce":
+def loss_of(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
+    """kind: as LOSS; logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long."""
+    if kind == "ce":
         return F.cross_entropy(logits, trimaps[:, 0])
     iou = metrics.IoULoss(softmax=True)(logits, trimaps)
-    return iou if LOSS == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
+    return iou if kind == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
 
 
 def train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, split: pets.Split, epoch: int, random: torch.Generator
+    network: nn.Module, optimizer: torch.optim.Optimizer, split: Split, epoch: int, random: torch.Generator
 ) -> float:
-    """One pass over the photographs; returns the mean loss. Raises UserError at a loss that is not finite."""
+    """One pass over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()
     for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
         module.eval()  # its BatchNorm statistics stay as they are
@@ -255,14 +259,14 @@ def train_epoch(
     steps = steps_in(split, BATCH_SIZE)
     dtype = machine.precision(PRECISION)
     losses = torch.zeros(steps, device=machine.device())
-    with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="photo", leave=False) as bar:
+    with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="image", leave=False) as bar:
         for step, (images, trimaps) in enumerate(batches(split, BATCH_SIZE, random)):
             if machine.stopping.is_set():
                 raise KeyboardInterrupt
             progress = (epoch - first + step / steps) / (end - first)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * group["share"] * rate_at(progress, epoch)
-            losses[step] = train_step(network, optimizer, images, trimaps, dtype)
+            losses[step] = train_step(network, optimizer, images, trimaps, LOSS, dtype)
             if step % CHECK_EVERY == 0 or step == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses[: step + 1], epoch):.3f}")
             bar.update(len(images))
@@ -273,16 +277,24 @@ def train_epoch(
 
 
 def train_step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, trimaps: Tensor, dtype: torch.dtype
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    trimaps: Tensor,
+    loss: str,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """One step on a batch: images (B, 3, H, W) in [0, 1], trimaps (B, 1, H, W), long. Returns its loss."""
+    """One step on a batch: images (B, 3, H, W) in [0, 1], trimaps (B, 1, H, W), long. Returns its loss.
+
+    loss: as LOSS; dtype: of the convolutions.
+    """
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         logits = network(images)  # (B, 3, H, W)
-    loss = loss_of(logits.float(), trimaps)
+    value = loss_of(loss, logits.float(), trimaps)
     optimizer.zero_grad()
-    loss.backward()
+    value.backward()
     optimizer.step()
-    return loss.detach()
+    return value.detach()
 
 
 def check_finite(losses: Tensor, epoch: int) -> float:
@@ -296,14 +308,14 @@ def check_finite(losses: Tensor, epoch: int) -> float:
     return float(losses[-1])
 
 
-def validate(network: nn.Module, split: pets.Split) -> dict[str, float]:
-    """Figures of the validation part at IMAGE_SIZE; none if there is no such part."""
+def validate(network: nn.Module, split: Split) -> dict[str, float]:
+    """Results on the validation part at IMAGE_SIZE; none if there is no such part."""
     if not len(split.images):
         return {}
-    found = evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
-    all_figures = metrics.summary(found)
-    kept = {name: all_figures[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
-    kept["border_iou"] = all_figures["class_iou"][trimap.BORDER]
+    found = metrics.evaluate(network, split.images, split.trimaps, machine.precision(PRECISION))
+    everything = metrics.summary(found)
+    kept = {name: everything[name] for name in ("pixel_accuracy", "mean_iou", "iou", "custom_iou")}
+    kept["border_iou"] = everything["class_iou"][BORDER]
     kept["small_pets_mean_iou"] = metrics.by_pet_size(found.matrices)["small"]["mean_iou"]
     return {f"validation_{name}": value for name, value in kept.items()}
 

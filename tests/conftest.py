@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toy_pets import write_toy_pets
+from dataset.toy_pets import write_toy_pets
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # the real data set, where there is one
@@ -23,11 +23,13 @@ def toy_root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def script(tmp_path):
-    """script("train.py", "EPOCHS=1,2") -> what it printed; outputs go to tmp_path."""
+    """script("train.py", "EPOCHS=1,2"), script("experiments.study") -> what it printed; outputs go to tmp_path."""
 
     def run(name: str, *arguments: str, fails: bool = False) -> str:
-        command = [sys.executable, str(ROOT / name), f"OUTPUTS={tmp_path}", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+        program = [name] if name.endswith(".py") else ["-m", name]
+        command = [sys.executable, *program, f"OUTPUTS={tmp_path}", *arguments]
+        environment = os.environ | {"PYTHONPATH": ""}
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         assert result.returncode == (1 if fails else 0), result.stderr
         assert "Traceback" not in result.stderr, result.stderr
         if fails:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-import augment
-from toy_pets import draw_pet
+from dataset import augment
+from dataset.toy_pets import draw_pet
 
 
 def batch(n=64, size=32):
@@ -44,7 +44,7 @@ def test_zoom_and_rotation_move_photograph_and_trimap_alike(monkeypatch):
         monkeypatch.setattr(augment, name, value)
     _, trimap = draw_pet(__import__("numpy").random.default_rng(3))
     trimap = TF.resize(TF.pil_to_tensor(trimap), [64, 64], TF.InterpolationMode.NEAREST)[None].repeat(16, 1, 1, 1) - 1
-    images = 255 * (trimap == 0).byte().repeat(1, 3, 1, 1)  # the pet's mask as a photograph
+    images = 255 * (trimap == 0).byte().repeat(1, 3, 1, 1)  # the pet's mask as an image
     found, moved = augment.augment(images, trimap, torch.Generator().manual_seed(1))
     assert set(moved.unique().tolist()) <= {0, 1, 2}
     assert moved.dtype == trimap.dtype

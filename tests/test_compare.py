@@ -2,10 +2,9 @@
 
 import pytest
 
-import compare
 import fetch_oxford_iiit_pets as pets
-import study
-import tables
+from common import results
+from experiments import compare, findings, study
 
 QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=32 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
 
@@ -24,7 +23,7 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
                         ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("ENCODERS", {"scratch": ""})):  # fmt: skip
         monkeypatch.setattr(compare, name, value)
     compare.main()
-    rows = tables.rows(toy / "published")
+    rows = results.rows(toy / "published")
     study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
     assert sorted(row["run"] for row in rows if row["run"] != "baseline") == [
         "labels-scratch-0.5",
@@ -32,16 +31,16 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
         *study_runs,
     ]
     assert not list(toy.glob("study-*/*"))  # rows stay, weights don't
-    entries = {entry["name"]: entry for entry in tables.comparison(rows)}
+    entries = {entry["name"]: entry for entry in findings.comparison(rows)}
     of = [row["mean_iou"] for row in rows if row["run"].startswith("study-unet_dsc")]
     assert sorted(entries["unet_dsc"]["mean_iou"]) == sorted(of)
     assert len(of) == 2
     assert entries["unet_dsc"]["kept_bytes"] == 64 * entries["segnet_dsc"]["kept_bytes"]
-    assert [len(by_number) for by_number in tables.labels(rows).values()] == [2]
+    assert [len(by_number) for by_number in findings.labels(rows).values()] == [2]
     assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png", "labels.png"}
     compare.main()
     assert "0 rows are missing" in capsys.readouterr().out
-    assert tables.rows(toy / "published") == rows
+    assert results.rows(toy / "published") == rows
 
 
 def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
@@ -52,7 +51,7 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
     for _ in range(2):
         with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
             study.main()
-    lines = tables.lines_of("study.jsonl", toy / "published")
+    lines = results.lines_of("study.jsonl", toy / "published")
     assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cost import kept_bytes, multiply_adds
+from common.cost import kept_bytes, multiply_adds
 from segnet import ImageSegmentation, ImageSegmentationDSC, UNet, UNetDSC
 
 

@@ -9,10 +9,9 @@ from conftest import SHARED
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import augment
-import cache
 import fetch_oxford_iiit_pets as pets
-from settings import UserError
+from common.settings import UserError
+from dataset import augment, cache
 
 
 @pytest.fixture
@@ -126,7 +125,7 @@ def test_the_cache_is_used_when_it_fits_and_made_anew_when_it_does_not(folder, m
 
     image, _ = cache.paths_of(folder, first(folder))
     pixels = Image.open(image)
-    Image.new("RGB", pixels.size, "red").save(image)  # another photograph under the same name
+    Image.new("RGB", pixels.size, "red").save(image)  # another image under the same name
     assert not torch.equal(pets.load("trainval").images, expected.images)
     decoded.clear()
     monkeypatch.setattr(cache, "CODE_VERSION", cache.CODE_VERSION + 1)

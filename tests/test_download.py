@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-import download
 import fetch_oxford_iiit_pets as pets
-from settings import UserError
+from common.settings import UserError
+from dataset import download
 
 BODY = download.GZIP + bytes(range(256)) * 4000  # 1,024,002 bytes
 MD5 = hashlib.md5(BODY).hexdigest()

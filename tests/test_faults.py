@@ -15,13 +15,12 @@ import pytest
 import torch
 from conftest import ROOT
 
-import fetch_oxford_iiit_pets as pets
-import machine
-import tables
 import train
-from checkpoints import load_file, write_history
-from files import append_line, write_atomically
-from settings import UserError
+from common import machine, results
+from common.checkpoints import load_file, write_history
+from common.files import append_line, write_atomically
+from common.settings import UserError
+from dataset.cache import Split
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
 
@@ -169,7 +168,8 @@ def test_no_space_for_the_table_leaves_the_old_one(tmp_path):
     rows = [{"epoch": epoch, "loss": 0.1} for epoch in range(1, 2001)]
     write_history(tmp_path, rows[:2])
     old = (tmp_path / "history.csv").read_text()
-    code = f"import checkpoints, pathlib; checkpoints.write_history(pathlib.Path({str(tmp_path)!r}), {rows})"
+    code = "import pathlib; from common import checkpoints; "
+    code += f"checkpoints.write_history(pathlib.Path({str(tmp_path)!r}), {rows})"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert "history.csv could not be written" in result.stderr
@@ -184,14 +184,14 @@ def test_no_space_for_a_row_leaves_the_rows_before_it(tmp_path):
     path = tmp_path / "results.jsonl"
     append_line(path, json.dumps({"run": "x" * 9_900}))
     old = path.read_text()
-    code = f"import files, pathlib; files.append_line(pathlib.Path({str(path)!r}), 'y' * 200)"
+    code = f"from common import files; import pathlib; files.append_line(pathlib.Path({str(path)!r}), 'y' * 200)"
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert "results.jsonl could not be written" in result.stderr
     assert path.read_text() == old
     append_line(path, '{"run": "cut')
     with pytest.raises(UserError, match=r"results.jsonl, line 2"):
-        tables.rows(tmp_path)
+        results.rows(tmp_path)
 
 
 def test_an_outputs_folder_that_cannot_be_written_is_named(start, tmp_path):
@@ -256,7 +256,7 @@ def test_a_signal_while_an_epoch_is_saved_stops_the_next_step(monkeypatch):
         pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
         network = train.segnet.NETWORKS["segnet_dsc"]()
         with pytest.raises(KeyboardInterrupt):
-            split = pets.Split(pixels, pixels[:, :1], [])
+            split = Split(pixels, pixels[:, :1], [])
             train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator())
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

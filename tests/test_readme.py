@@ -5,7 +5,8 @@ import re
 import pytest
 from conftest import ROOT
 
-import tables
+from common import results
+from experiments import tables
 
 README = (ROOT / "README.md").read_text()
 
@@ -29,7 +30,7 @@ def test_every_picture_of_the_readme_is_committed_and_small():
         assert 0 < (ROOT / path).stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("row", tables.rows(), ids=lambda row: f"{row['run']}-{row['network']}")
+@pytest.mark.parametrize("row", results.rows(), ids=lambda row: f"{row['run']}-{row['network']}")
 def test_published_rows_are_whole(row):
     assert row["data"] in ("oxford", "oxford-256px-copy")
     assert row["test_images"] == 3669

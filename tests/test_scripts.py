@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-import settings
 import train
-from batches import divide
-from settings import UserError
+from common import settings
+from common.settings import UserError
+from dataset.batches import divide
+from dataset.cache import Split
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1")
 
@@ -38,7 +39,7 @@ def test_train_then_test_end_to_end(script, tmp_path):
     assert 0 < row["train_seconds"] < 100
     assert row["command"].startswith("python train.py")
     assert all((folder / "segnet_dsc" / f"{kind}.png").stat().st_size > 10_000 for kind in ("best", "typical", "worst"))
-    script("report.py", "DATASET=toy")
+    script("experiments.report", "DATASET=toy")
     report = (tmp_path / "toy" / "report.html").read_text()
     assert report.count("<img ") == 2 * 5  # curves, confusion, best, typical and worst of each network
     assert "http" not in report  # self-contained
@@ -119,9 +120,8 @@ def test_constants_keep_their_type():
 
 def test_a_misspelt_constant_is_answered_with_the_right_one(monkeypatch):
     for name in settings.constants(train):
-        monkeypatch.setattr(settings.sys, "argv", ["train.py", f"{name[:-1]}=1"])
         with pytest.raises(UserError, match=rf"\b{name}\b"):
-            settings.set_from_command_line(train, train.pets, train.augment)
+            settings.set_constants([f"{name[:-1]}=1"], train, train.pets, train.augment)
 
 
 def test_another_leg_of_a_run_may_have_other_constants(script, tmp_path):
@@ -136,7 +136,7 @@ def test_another_leg_of_a_run_may_have_other_constants(script, tmp_path):
 
 def test_parts_for_choosing_are_fixed_stratified_and_nested():
     pairs = [type("Pair", (), {"breed": i % 37, "name": str(i)}) for i in range(1850)]
-    split = train.pets.Split(torch.arange(1850), torch.arange(1850), pairs)
+    split = Split(torch.arange(1850), torch.arange(1850), pairs)
     whole, validation = divide(split, 0.1, 1.0)
     third, same = divide(split, 0.1, 1 / 3)
     assert len(validation.pairs) == 185
@@ -150,7 +150,7 @@ def test_parts_for_choosing_are_fixed_stratified_and_nested():
     assert (len(everything.pairs), len(nothing.pairs)) == (1850, 0)
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "trapezoid", "poly", "step"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "step"])
 def test_schedules_start_within_and_end_low(monkeypatch, schedule):
     monkeypatch.setattr(train, "SCHEDULE", schedule)
     rates = [train.rate_at(i / 1000, 1) for i in range(1000)]
@@ -158,13 +158,3 @@ def test_schedules_start_within_and_end_low(monkeypatch, schedule):
     assert max(rates) > 0.99
     assert schedule == "step" or rates[-1] < 0.01
     assert train.rate_at(0.0, 8) == 0.7 or schedule != "step"
-
-
-def test_nothing_imports_the_scripts():
-    """But for the two that measure train.py's own step."""
-    for path in ROOT.glob("*.py"):
-        imported = {line.split()[1] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))}
-        scripts = {"train", "test", "benchmark", "study", "agreement"}
-        if path.name in ("benchmark.py", "agreement.py"):
-            scripts -= {"train"}
-        assert not imported & scripts, path

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoints import load_network
-from evaluate import logits_of
+from common.inference import logits_of
+from common.settings import UserError
+from pretrained import load_network
 from segnet import ENCODER, SEGNETS, ImageSegmentation, ImageSegmentationDSC, UNet, count_parameters
-from settings import UserError
 
 
 class Notebook(nn.Module):
@@ -99,7 +99,7 @@ def test_any_size_from_the_smallest(stages, smallest):
     network = ImageSegmentationDSC(stages=stages).eval()
     for height, width in ((smallest, smallest), (smallest + 1, 2 * smallest - 1), (45, 70)):
         assert network(torch.rand(1, 3, height, width)).shape == (1, 3, height, width)
-    with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} px"):
+    with pytest.raises(UserError, match=f"at least {smallest}x{smallest} px"):
         network(torch.rand(1, 3, smallest - 1, 64))
 
 
@@ -119,7 +119,7 @@ def test_what_the_decoder_gets_is_zero_but_for_one_pixel_of_each_window():
 
 @pytest.mark.parametrize("wrong", [{"head": "round"}, {"stages": 3}, {"kernel_size": 2}])
 def test_shapes_that_there_are_not(wrong):
-    with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
+    with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         ImageSegmentation(**wrong)
 
 

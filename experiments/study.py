@@ -1,9 +1,9 @@
 """Tries settings of the training recipe against each other on the validation tenth, and keeps every result.
 
-    python study.py                 trains what outputs/published/study.jsonl lacks
-    python study.py DATA_ROOT=/data SEEDS=0       constants of this file
+    python -m experiments.study                             trains what outputs/published/study.jsonl lacks
+    python -m experiments.study DATA_ROOT=/data SEEDS=0     constants of this file
 
-Each run trains the separable network at 64 px on a third of the training photographs, in a minute or two, and
+Each run trains the separable network at 64 px on a third of the training images, in a minute or two, and
 leaves a line, good or bad. The test split is never read.
 """
 
@@ -13,12 +13,10 @@ import shutil
 import time
 
 import fetch_oxford_iiit_pets as pets
-import machine
-import settings
-import tables
-import trials
-from files import append_line
-from settings import UserError
+from common import machine, results, settings
+from common.files import append_line
+from common.settings import UserError
+from experiments import trials
 
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
@@ -43,8 +41,6 @@ ALSO_TRIED = (  # with the first seed alone
     "ZOOM=0.2 ROTATION=10.0",
     "LEARNING_RATE=4e-3",
     "WEIGHT_DECAY=0.1",
-    "SCHEDULE=trapezoid",
-    "SCHEDULE=poly",
     "BATCH_SIZE=4 LEARNING_RATE=1e-3",
     "LEARNING_RATE=1e-3",
 )
@@ -54,7 +50,7 @@ def main() -> None:
     if AT_ONCE < 1:
         raise UserError("AT_ONCE is at least 1")
     path = pets.published_folder() / "study.jsonl"
-    lines = tables.lines_of(path.name, path.parent)
+    lines = results.lines_of(path.name, path.parent)
     done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     wanted = [(setting, seed) for seed in SEEDS for setting in LEVERS]
     wanted += [(setting, seed) for seed in SEEDS[:1] for setting in ALSO_TRIED]
@@ -65,7 +61,7 @@ def main() -> None:
 
 
 def try_setting(setting: str, seed: int) -> dict[str, object]:
-    """Trains once; returns the last epoch's figures on the validation tenth and what led to them."""
+    """Trains once; returns the last epoch's results on the validation tenth and what led to them."""
     run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}"))
     shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
     start = time.perf_counter()
@@ -74,8 +70,8 @@ def try_setting(setting: str, seed: int) -> dict[str, object]:
     (history,) = run.glob("*/history.csv")
     names, *rows = (line.split(",") for line in history.read_text().splitlines())
     shutil.rmtree(run)
-    figures = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
-    return {"setting": setting, "base": BASE, "seed": seed, **figures, "seconds": round(seconds, 1),
+    found = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
+    return {"setting": setting, "base": BASE, "seed": seed, **found, "seconds": round(seconds, 1),
             "commit": machine.commit(), "machine": machine.name()}  # fmt: skip
 
 

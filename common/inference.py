@@ -1,11 +1,9 @@
-"""A network's predictions for photographs in memory, and what the metrics make of them."""
+"""A network's predictions for images in memory."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-
-import metrics
 
 
 def as_input(images: Tensor, device: torch.device) -> Tensor:
@@ -18,9 +16,9 @@ def as_input(images: Tensor, device: torch.device) -> Tensor:
 def logits_of(
     network: nn.Module, images: Tensor, precision: torch.dtype, mirror: bool = False, batch_size: int = 64
 ) -> Iterator[Tensor]:
-    """Logits (B, 3, H, W), float32, batch by batch, of photographs (N, 3, H, W), uint8.
+    """Logits (B, 3, H, W), float32, batch by batch, of images (N, 3, H, W), uint8.
 
-    mirror: the mean of the probabilities of a photograph and of its mirror image, as logits.
+    mirror: the mean of the probabilities of an image and of its mirror image, as logits.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -32,20 +30,3 @@ def logits_of(
                 both = (logits.softmax(1) + mirrored.softmax(1)) / 2
                 logits = both.clamp_(min=torch.finfo(both.dtype).tiny).log_()  # -inf would not interpolate
         yield logits
-
-
-def evaluate(
-    network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype, mirror: bool = False
-) -> metrics.Evaluation:
-    """What the metrics need, of photographs (N, 3, H, W), uint8, with trimaps (N, 1, H, W)."""
-    parts, start = [], 0
-    for logits in logits_of(network, images, precision, mirror):
-        truth = trimaps[start : start + len(logits)].to(logits.device)
-        start += len(logits)
-        labels = logits.argmax(1, keepdim=True)
-        parts.append((
-            metrics.confusion(labels, truth),
-            metrics.soft_iou(logits, truth, softmax=True),
-            metrics.confusion(labels, truth, metrics.contour_of(truth)),
-        ))  # fmt: skip
-    return metrics.Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)))

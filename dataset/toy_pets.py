@@ -1,7 +1,7 @@
 """A toy data set: drawn pets in the real one's layout, for tests and for a first run without a download.
 
 Textured bodies with ears and a tail on textured grounds, as JPEG, and trimaps with a border band, as PNG.
-Figures from it say that the code works and nothing about photographs.
+Results on it say that the code works, and nothing about real images.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from settings import UserError
+from common.settings import UserError
 
-TOY_TRAINVAL = 48  # photographs in trainval.txt
-TOY_TEST = 24  # photographs in test.txt
+TOY_TRAINVAL = 48  # images in trainval.txt
+TOY_TEST = 24  # images in test.txt
 TOY_BREEDS = ("Drawn_Cat", "Drawn_Lynx", "drawn_hound", "drawn_terrier")  # cats have capitals, as in the real set
 
 
@@ -53,7 +53,7 @@ def draw_all(part: Path) -> None:
 
 
 def draw_pet(random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """A photograph (RGB) and its trimap (1 pet, 2 background, 3 border), 90 to 220 px a side."""
+    """An image (RGB) and its trimap (1 pet, 2 background, 3 border), 90 to 220 px a side."""
     width, height = (int(n) for n in random.integers(90, 221, 2))
     body = Image.new("L", (width, height))
     draw = ImageDraw.Draw(body)

@@ -2,7 +2,7 @@
 
     outputs/RUN/NETWORK/epoch_05.pt   weights, with all that is needed to build their network
     outputs/RUN/NETWORK/state.pt      the rest of what resuming needs, of the newest complete epoch
-    outputs/RUN/NETWORK/history.csv   a row an epoch
+    outputs/RUN/NETWORK/history.csv   one row per epoch
 
 Everything is read with weights_only=True: a file from a stranger can be wrong but can't run code.
 """
@@ -15,13 +15,8 @@ from typing import TextIO
 import torch
 from torch import nn
 
-import pretrained
-from files import clear_parts, load_file, write_atomically
-from segnet import NETWORKS
-from settings import UserError
-
-# What builds a network, beside its name
-SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
+from common.files import clear_parts, load_file, write_atomically
+from common.settings import UserError
 
 
 def run_folder(outputs: Path, run: str, network: str) -> Path:
@@ -32,19 +27,6 @@ def weights_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch_{epoch:02d}.pt"
 
 
-def build(network: str, encoder: str = "", skips: bool = False, **shape: object) -> nn.Module:
-    """A new network by name. Raises UserError for a name or a shape that there isn't."""
-    try:
-        names = {pretrained.full_name(base, encoder): base for base in NETWORKS}
-        if network not in names:
-            raise UserError(f"no network is called {network!r}; there are {', '.join(names)}")
-        if encoder:
-            return pretrained.build(names[network], encoder, skips, **shape)
-        return NETWORKS[network](**shape)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{network}: {error}") from error
-
-
 def save(
     folder: Path,
     network: nn.Module,
@@ -53,9 +35,9 @@ def save(
     history: list[dict[str, object]],
     about: dict[str, object],
 ) -> None:
-    """Saves an epoch: first its weights, then the state that names them, so that a state is never without.
+    """Saves an epoch: first its weights, then the state that names them, so every state has its weights.
 
-    about: at least "network", the keys of SHAPE and "constants".
+    about: what builds the network (see `pretrained.load_network`), and "constants".
     """
     epoch = len(history)
     seconds = sum(row["seconds"] for row in history)
@@ -79,30 +61,6 @@ def read_state(folder: Path) -> dict[str, object] | None:
     if not {"optimizer", "random", "torch_random", "history", "constants"} <= set(state) or not state["history"]:
         raise UserError(f"{path} is not the state of a run; delete {folder} to begin anew")
     return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
-
-
-def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, object]]:
-    """The network whose weights are in a file, and what the file says about it.
-
-    A bare state dict, as the original notebook saved it, is taken for the network that its layers are of, with the
-    original head. Raises UserError if the file is of another network than expected ("": any), or does not fit.
-    """
-    saved = load_file(path)
-    if "weights" not in saved:
-        separable = any(".depthwise." in str(key) for key in saved)
-        name = expected or ("segnet_dsc" if separable else "segnet")
-        saved = {"weights": saved, "network": name, **SHAPE, "head": "original"}
-    expected = expected or saved.get("network")
-    if saved.get("network") != expected:
-        raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
-    saved = SHAPE | saved
-    network = build(expected, **{key: saved[key] for key in SHAPE})
-    try:
-        network.load_state_dict(saved["weights"])
-    except (RuntimeError, AttributeError, TypeError) as error:
-        details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise UserError(f"{path} does not fit {expected} with head {saved.get('head')!r}: {details[:300]}") from error
-    return network, {key: value for key, value in saved.items() if key != "weights"}
 
 
 def newest_epoch(folder: Path) -> int:

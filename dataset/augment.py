@@ -1,7 +1,7 @@
-"""Random changes of training photographs, drawn for each photograph of a batch by itself.
+"""Random changes of training images, drawn for each image of a batch by itself.
 
 torchvision's transforms draw once a call, so a batch would be flipped as a whole; and a call for each
-photograph costs more than a training step should wait. Flips and jitter here act on whole batches.
+image costs more than a training step should wait. Flips and jitter here act on whole batches.
 """
 
 import torch
@@ -10,21 +10,21 @@ from torch.nn import functional as F
 
 FLIP = 0.5  # probability of a horizontal flip
 JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1-JITTER to 1+JITTER
-ZOOM = 0.0  # photographs are magnified by 1-ZOOM to 1+ZOOM and shifted by up to ZOOM/4 of a side; 0: never
+ZOOM = 0.0  # images are magnified by 1-ZOOM to 1+ZOOM and shifted by up to ZOOM/4 of a side; 0: never
 ROTATION = 0.0  # degrees to either side; 0: never
 
 GRAY = (0.2989, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 601 as torchvision rounds it
 
 
 def augment(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One draw a photograph of all changes that the constants above ask for.
+    """One draw per image of all changes that the constants above ask for.
 
     images: (B, 3, H, W), uint8; trimaps: (B, 1, H, W), integer; random: on the CPU.
     Returns the images as float in [0, 1] with channels last in memory, and the trimaps, always moved together.
     """
     n, device = len(images), images.device
     flipped = torch.rand(n, generator=random) < FLIP
-    chosen = (torch.arange(n) + n * flipped).to(device)  # whole photographs are chosen faster than pixels
+    chosen = (torch.arange(n) + n * flipped).to(device)  # whole images are chosen faster than pixels
     images, trimaps = (torch.cat((x, x.flip(3))).index_select(0, chosen) for x in (images, trimaps))
     images = images.float()
     if ZOOM or ROTATION:
@@ -51,7 +51,7 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
 
 
 def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turns, magnifies and shifts each photograph (float): bilinear, edges mirrored; its trimap: nearest."""
+    """Turns, magnifies and shifts each image (float): bilinear, edges mirrored; its trimap: nearest."""
     angle, zoom, right, down = 2 * torch.rand(4, len(images), generator=random) - 1
     angle, scale = angle * ROTATION * torch.pi / 180, 1 / (1 + zoom * ZOOM)
     cos, sin = angle.cos() * scale, angle.sin() * scale

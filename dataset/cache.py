@@ -1,5 +1,6 @@
-"""Every photograph decoded and resized once, into one file of bytes that a later start reads in a moment."""
+"""Every image decoded and resized once, into one file of bytes that a later start reads in a moment."""
 
+import contextlib
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,23 +14,31 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from files import clear_parts, write_atomically
-from settings import UserError
+from common.files import clear_parts, load_file, write_atomically
+from common.settings import UserError
 
 CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
 SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
-LARGEST = 50_000_000  # pixels; a photograph beyond this is taken for a decompression bomb
+LARGEST = 50_000_000  # pixels; an image beyond this is taken for a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
 
 class Pair(NamedTuple):
-    """A line of trainval.txt or test.txt: one photograph and its trimap."""
+    """A line of trainval.txt or test.txt: one image and its trimap."""
 
     name: str  # e.g. Abyssinian_100
     breed: int  # 0 to 36
     species: str  # "cat" or "dog"
     where: str  # file and line that list it, for errors
+
+
+class Split(NamedTuple):
+    """A split in memory: images (N, 3, S, S) and trimaps (N, 1, S, S), both uint8, and the list's pairs."""
+
+    images: Tensor  # 0 to 255
+    trimaps: Tensor  # 0 pet, 1 background, 2 border
+    pairs: list[Pair]
 
 
 def read_list(folder: Path, split: str) -> list[Pair]:
@@ -53,7 +62,7 @@ def read_list(folder: Path, split: str) -> list[Pair]:
             raise UserError(f"{path}, line {number}: expected NAME BREED SPECIES NUMBER, found {line[:60]!r}")
         pairs.append(Pair(fields[0], numbers[0] - 1, SPECIES[numbers[1]], f"{path}, line {number}"))
     if not pairs:
-        raise UserError(f"{path} lists no photographs; unpack annotations.tar.gz again")
+        raise UserError(f"{path} lists no images; unpack annotations.tar.gz again")
     return pairs
 
 
@@ -62,7 +71,7 @@ def paths_of(folder: Path, pair: Pair) -> tuple[Path, Path]:
 
 
 def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
-    """A photograph (3, size, size) and its trimap (1, size, size), both uint8; the trimap's classes from 0.
+    """An image (3, size, size) and its trimap (1, size, size), both uint8; the trimap's classes from 0.
 
     The image is resized bilinearly and antialiased, the trimap by torchvision's "nearest", which takes the pixel above
     and to the left of the centre: it lies 0.25 to 0.5 px too far right and down.
@@ -81,7 +90,7 @@ def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
 
 
 def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
-    """Width and height of a photograph, px."""
+    """Width and height of an image, px."""
     path, _ = paths_of(folder, pair)
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -94,7 +103,7 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
     """Pixels (C, H, W), uint8, of a file in Pillow's mode "RGB" or "L".
 
     where: what else errors say of it; upright: turned as its EXIF data say.
-    Raises UserError if it is missing, no picture, or too large to be a photograph.
+    Raises UserError if it is missing, no picture, or too large to be an image.
     """
     place = f" ({where})" if where else ""
     try:
@@ -123,21 +132,19 @@ def key_of(folder: Path, pairs: list[Pair], size: int) -> str:
     return digest.hexdigest()
 
 
-def load(folder: Path, split: str, size: int, cache_folder: Path) -> tuple[Tensor, Tensor, list[Pair]]:
-    """Photographs (N, 3, size, size) and trimaps (N, 1, size, size), uint8, of a split, and its list.
+def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
+    """The split "trainval" or "test" at size x size px, from the cache.
 
-    They come from the cache; it is made, or made anew, where it doesn't fit. Trimaps: 0 pet, 1 background,
-    2 border. Raises UserError for data that can't be read, and where the cache can't be written.
+    The cache is made, or made anew, where it doesn't fit. Raises UserError for data that can't be read, and where the
+    cache can't be written.
     """
     pairs = read_list(folder, split)
     key = key_of(folder, pairs, size)
     path = cache_folder / f"{split}-{size}.pt"
-    try:
-        cached = torch.load(path, weights_only=True)
-        if cached["key"] == key:
-            return cached["images"], cached["trimaps"], pairs
-    except Exception:
-        pass
+    with contextlib.suppress(UserError):  # missing or damaged
+        cached = load_file(path)
+        if cached.get("key") == key:
+            return Split(cached["images"], cached["trimaps"], pairs)
     clear_parts(cache_folder, older_than=600)  # another process may be writing its own
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
@@ -145,4 +152,4 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> tuple[Tenso
         images, trimaps = (torch.stack(tensors) for tensors in zip(*progress))
     made = {"key": key, "images": images, "trimaps": trimaps}
     write_atomically(path, lambda part: torch.save(made, part))
-    return images, trimaps, pairs
+    return Split(images, trimaps, pairs)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from settings import UserError
+from common.settings import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent  # the checkout that this file is of
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -25,8 +27,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # that is how torch.save reports a full disk; any other is a fault of ours
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} could not be written: {reason}; make room there or allow writing") from error
     finally:
         with contextlib.suppress(OSError):  # there may be no such file, or no way to remove it
             part.unlink()

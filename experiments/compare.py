@@ -1,7 +1,7 @@
 """Compares networks by training and testing what outputs/published/results.jsonl lacks; draws accuracy against cost.
 
-    python compare.py                            all groups of rows below: hours on a laptop, less if some are there
-    python compare.py GROUPS=study DATA_ROOT=/data     constants of this file
+    python -m experiments.compare                                all groups of rows below, hours on a laptop
+    python -m experiments.compare GROUPS=study DATA_ROOT=/data   constants of this file
 
 Every row is tested on the official test split; nothing here chooses constants for training.
 """
@@ -9,19 +9,17 @@ Every row is tested on the official test split; nothing here chooses constants f
 import shutil
 from typing import NamedTuple
 
-import charts
 import fetch_oxford_iiit_pets as pets
-import settings
-import tables
-import trials
+from common import results, settings
+from common.settings import UserError
+from experiments import charts, findings, trials
 from pretrained import full_name
-from settings import UserError
 
 GROUPS = ("study", "full", "labels")  # what is compared; see tasks()
 SEEDS = (0, 1, 2)  # of each row of "study"
 AT_ONCE = 2  # runs at a time, of one thread each; those of "full" run alone, with all threads
 
-# Separable networks at 64 px on a third of the photographs: what each change costs and brings
+# Separable networks at 64 px on a third of the images: what each change costs and brings
 STUDY = "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=64 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1"
 VARIANTS = {
     "segnet_dsc": "",
@@ -38,7 +36,7 @@ FULL = (
     ("defaults", "NETWORKS=unet_dsc"),
     ("fifth-stage", "NETWORKS=segnet_dsc STAGES=5"),
 )
-# What pretraining is worth in labelled photographs: 1380 steps of 8 each
+# What pretraining is worth in labelled images: 1380 steps of 8 each
 LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=64,64,96 THREADS=1"
 ENCODERS = {
     "segnet_dsc": "",
@@ -61,16 +59,16 @@ def main() -> None:
     if unknown := set(GROUPS) - {"study", "full", "labels"}:
         raise UserError(f"GROUPS={','.join(unknown)}: there are study, full, labels")
     folder = pets.published_folder()
-    done = {(row["run"], row["network"]) for row in tables.rows(folder)}
+    done = {(row["run"], row["network"]) for row in results.rows(folder)}
     missing = [task for task in tasks() if (task.run, task.network) not in done]
     print(f"{len(missing)} rows are missing: {', '.join(task.run for task in missing) or 'none'}", flush=True)
     make_caches(missing)
     for n, alone in ((AT_ONCE, False), (1, True)):
         for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.alone == alone]):
             print(f"{run} is done", flush=True)
-    rows = tables.rows(folder)
-    charts.save_comparison(folder / "comparison.png", tables.comparison(rows))
-    charts.save_labels(folder / "labels.png", tables.labels(rows))
+    rows = results.rows(folder)
+    charts.save_comparison(folder / "comparison.png", findings.comparison(rows))
+    charts.save_labels(folder / "labels.png", findings.labels(rows))
 
 
 def tasks() -> list[Task]:
@@ -98,13 +96,11 @@ def network_in(arguments: list[str]) -> str:
 
 
 def make_caches(missing: list[Task]) -> None:
-    """Decodes all photographs at the sizes that runs will ask for, so that runs at the same time don't."""
-    asked = pets.IMAGE_SIZE
+    """Decodes all images at the sizes that runs will ask for, so that runs at the same time don't."""
     sizes = {a.removeprefix("IMAGE_SIZE=") for task in missing for a in task.arguments if a.startswith("IMAGE_SIZE=")}
-    for pets.IMAGE_SIZE in (asked, *map(int, sizes)):
+    for size in {pets.IMAGE_SIZE, *map(int, sizes)}:
         for split in ("trainval", "test"):
-            pets.load(split)
-    pets.IMAGE_SIZE = asked
+            pets.load(split, size)
 
 
 def train_and_test(task: Task) -> str:

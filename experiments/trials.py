@@ -4,11 +4,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any
 
 import fetch_oxford_iiit_pets as pets
-from settings import UserError
+from common.files import REPOSITORY
+from common.settings import UserError
 
 
 def changed(base: str, setting: str) -> list[str]:
@@ -24,7 +24,7 @@ def data_constants() -> list[str]:
 
 def run(script: str, *arguments: str) -> str:
     """Runs a script on the same data, to its end; returns what it printed. Raises UserError with its last line."""
-    command = [sys.executable, str(Path(__file__).with_name(script)), *data_constants(), *arguments]
+    command = [sys.executable, str(REPOSITORY / script), *data_constants(), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]

@@ -1,4 +1,4 @@
-"""Pictures of photographs: with their trimaps, typical and worst cases, cut-outs. Charts are in charts.py."""
+"""Pictures: images with their trimaps, best and worst cases, cut-outs, training curves, confusion matrices."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from files import write_atomically
-from trimap import CLASSES, COLOURS
+from common.files import write_atomically
+from common.trimap import CLASSES, COLOURS
 
 CLASS_COLOURS = ListedColormap(COLOURS)
 
@@ -24,7 +24,7 @@ def save(figure: Figure, path: Path, dpi: int = 100) -> None:
 
 
 def show(axes: plt.Axes, pixels: Tensor) -> None:
-    """A photograph (3, H, W) in [0, 1] or a trimap (1, H, W)."""
+    """An image (3, H, W) in [0, 1] or a trimap (1, H, W)."""
     if len(pixels) == 3:
         axes.imshow(pixels.permute(1, 2, 0).numpy())
     else:
@@ -37,8 +37,8 @@ def legend(figure: Figure, extra: tuple[tuple[str, str], ...] = ()) -> None:
     figure.legend(handles=patches, loc="lower center", ncol=len(patches), frameon=False, bbox_to_anchor=(0.5, -0.07))
 
 
-def save_photographs(path: Path, images: Tensor, trimaps: Tensor, title: str) -> None:
-    """A grid of photographs (8, 3, H, W) in [0, 1] and, below each, its trimap (8, 1, H, W)."""
+def save_grid(path: Path, images: Tensor, trimaps: Tensor, title: str) -> None:
+    """A grid of images (8, 3, H, W) in [0, 1] and, below each, its trimap (8, 1, H, W)."""
     figure, axes = plt.subplots(4, 4, figsize=(7, 7.4), layout="constrained")
     for i in range(8):
         row, column = i // 4 * 2, i % 4
@@ -50,7 +50,7 @@ def save_photographs(path: Path, images: Tensor, trimaps: Tensor, title: str) ->
 
 
 def save_examples(path: Path, cases: list[dict], title: str) -> None:
-    """A row a case: photograph, truth, prediction, error.
+    """A row a case: image, truth, prediction, error.
 
     A case: "image" (3, H, W) in [0, 1], "truth" and "prediction" (1, H, W), "label" for its left edge.
     """
@@ -59,7 +59,7 @@ def save_examples(path: Path, cases: list[dict], title: str) -> None:
     )
     for row, case in zip(axes, cases):
         show_case(row, case)
-    for axis, name in zip(axes[0], ("photograph", "truth", "prediction", "error")):
+    for axis, name in zip(axes[0], ("image", "truth", "prediction", "error")):
         axis.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     legend(figure, extra=(("wrong", "#c1121f"),))
@@ -77,6 +77,37 @@ def show_case(axes: np.ndarray, case: dict) -> None:
     axes[0].text(
         -0.06, 0.5, case["label"], transform=axes[0].transAxes, rotation=90, va="center", ha="right", fontsize=6
     )
+
+
+def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:
+    """Training loss and, where there are any, validation results over the epochs."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
+    axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    names = [name for name in history[-1] if name.startswith("validation_")]
+    if names:
+        right = axes.twinx()
+        for name in names:
+            label = name.removeprefix("validation_").replace("_", " ")
+            right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
+        right.set(ylabel="validation", ylim=(None, 1))
+    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=8)
+    save(figure, path)
+
+
+def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
+    """Confusion matrix (3, 3), [truth, prediction], in shares of the true class."""
+    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
+    figure, axes = plt.subplots(figsize=(3.8, 3.4), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        axes.text(j, i, f"{share:.3f}", ha="center", va="center", color="white" if share > 0.55 else "black")
+    axes.set_xticks(range(len(CLASSES)), CLASSES)
+    axes.set_yticks(range(len(CLASSES)), CLASSES)
+    axes.set(xlabel="prediction", ylabel="truth", title=title)
+    save(figure, path)
 
 
 def save_contact_sheet(path: Path, cutouts: list[Tensor], columns: int = 5) -> None:

@@ -1,54 +1,21 @@
-"""Charts: curves, confusion matrices, what the benchmark and compare.py found, and how pooling works."""
+"""Charts of what the benchmark and the comparison found, and how pooling works."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import Tensor
 
-from figures import save
-from pooling import max_pool, max_unpool
-from trimap import CLASSES
-
-
-def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:
-    """Training loss and, where there are any, validation figures over the epochs."""
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    epochs = [row["epoch"] for row in history]
-    axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
-    axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    names = [name for name in history[-1] if name.startswith("validation_")]
-    if names:
-        right = axes.twinx()
-        for name in names:
-            label = name.removeprefix("validation_").replace("_", " ")
-            right.plot(epochs, [row.get(name, np.nan) for row in history], "o--", label=label)
-        right.set(ylabel="validation", ylim=(None, 1))
-    figure.legend(loc="outside lower center", ncol=3, frameon=False, fontsize=8)
-    save(figure, path)
-
-
-def save_confusion(path: Path, matrix: Tensor, title: str) -> None:
-    """Confusion matrix (3, 3), [truth, prediction], in shares of the true class."""
-    shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
-    figure, axes = plt.subplots(figsize=(3.8, 3.4), layout="constrained")
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(shares):
-        axes.text(j, i, f"{share:.3f}", ha="center", va="center", color="white" if share > 0.55 else "black")
-    axes.set_xticks(range(len(CLASSES)), CLASSES)
-    axes.set_yticks(range(len(CLASSES)), CLASSES)
-    axes.set(xlabel="prediction", ylabel="truth", title=title)
-    save(figure, path)
+from common.pictures import save
+from common.pooling import max_pool, max_unpool
 
 
 def save_benchmark(path: Path, result: dict) -> None:
     """Bars of the original against ours: training step, inference, peak memory; and what a decoder is handed."""
     figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
     panels = {
-        "training step, ms a photograph": result["train_step_ms"],
-        "inference, ms a photograph": result["inference_ms"],
+        "training step, ms per image": result["train_step_ms"],
+        "inference, ms per image": result["inference_ms"],
         "peak memory of training, MiB": result["peak_memory_mib"]["train"],
     }
     colours = {"original": "#8d99ae", "ours_float32": "#f4a259", "ours": "#bc4b51"}
@@ -71,14 +38,14 @@ def save_benchmark(path: Path, result: dict) -> None:
     bars = axes[3].bar(list(names.values()), values, color=("#3b5b7a", "#8d99ae", "#bc4b51"))
     axes[3].bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7)
     axes[3].tick_params(axis="x", labelsize=7)
-    axes[3].set_title("handed to the decoder, KiB a photograph", fontsize=9)
+    axes[3].set_title("handed to the decoder, KiB per image", fontsize=9)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     save(figure, path)
 
 
 def save_comparison(path: Path, entries: list[dict]) -> None:
-    """Mean IoU over multiply-adds, a panel a size of photograph; areas are bytes kept, bars a deviation over seeds."""
+    """Mean IoU over multiply-adds, a panel a size of image; areas are bytes kept, bars a deviation over seeds."""
     sizes = sorted({entry["size"] for entry in entries})
     if not sizes:
         return
@@ -105,7 +72,7 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
 
 
 def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
-    """Pixel accuracy and mean IoU over the number of labelled photographs, a line a network."""
+    """Pixel accuracy and mean IoU over the number of labelled images, a line a network."""
     if not by_network:
         return
     figure, panels = plt.subplots(2, 1, figsize=(5.6, 5.6), layout="constrained")
@@ -113,7 +80,7 @@ def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
         for network, rows in by_network.items():
             axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=network)
         numbers = sorted({number for rows in by_network.values() for number in rows})
-        axis.set(xlabel="labelled photographs", title=name.replace("_", " ").replace("iou", "IoU"), xscale="log")
+        axis.set(xlabel="labelled images", title=name.replace("_", " ").replace("iou", "IoU"), xscale="log")
         axis.set_xticks(numbers, map(str, numbers))
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,8 @@
 """Does the fast step learn the same? One epoch by the original's step and by ours, from the same seed.
 
-    python agreement.py DATA_ROOT=/data         twenty minutes; writes outputs/published/agreement.json
+    python -m experiments.agreement DATA_ROOT=/data         twenty minutes; writes outputs/published/agreement.json
 
-All train the separable network at 64 px with the same photographs, flips and jitter in the same order, at the
+All train the separable network at 64 px with the same images, flips and jitter in the same order, at the
 original's batch size and rate, and are judged on the validation tenth, in float32. The original's step: float32,
 contiguous maps, built-in pooling. Ours in float32 is the same arithmetic summed in another order: by how much it
 differs from the original's is by how much an epoch magnifies rounding, and no step can agree better than that.
@@ -14,31 +14,30 @@ import statistics
 import torch
 
 import fetch_oxford_iiit_pets as pets
-import machine
 import metrics
-import settings
 import train
-from batches import divide, resized
-from evaluate import evaluate
-from files import write_atomically
-from original import OriginalSegmentation
+from common import machine, settings
+from common.files import write_atomically
+from dataset.batches import batches, divide, steps_in
+from dataset.cache import Split
+from experiments.original import OriginalSegmentation
 from segnet import NETWORKS
 
 SEEDS = (0, 1, 2, 3, 4)
 SIZE = 64  # px a side
-THREADS = 0  # 0: one a core
+BATCH_SIZE = 16  # images per step, the original's
+LEARNING_RATE = 1e-3  # the original's, as the largest of train.py's schedule
+THREADS = 0  # 0: one per core
 WAYS = ("original", "ours_float32", "ours")
 
 
 def main() -> None:
     machine.set_up(THREADS)
-    train.EPOCHS, train.LOSS, train.BATCH_SIZE, train.LEARNING_RATE = (1, 2), "ce", 16, 1e-3
-    parts = divide(pets.load("trainval"), 0.1, 1.0)
-    train_set, validation_set = (resized(part, SIZE) for part in parts)
+    train_set, validation_set = divide(pets.load("trainval", SIZE), 0.1, 1.0)
     accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in SEEDS:
         for way, found in accuracies.items():
-            found.append(train_once(way, seed, train_set, validation_set))
+            found.append(train_once(way, seed, train_set, validation_set, BATCH_SIZE, LEARNING_RATE))
             print(f"seed {seed}, {way}: validation pixel accuracy {found[-1]:.4f}", flush=True)
     means = {way: statistics.mean(found) for way, found in accuracies.items()}
     differences = {way: means[way] - means["original"] for way in WAYS[1:]}
@@ -49,15 +48,22 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def train_once(way: str, seed: int, train_set: pets.Split, validation_set: pets.Split) -> float:
-    """Pixel accuracy on the validation part after one epoch."""
+def train_once(
+    way: str, seed: int, train_set: Split, validation_set: Split, batch_size: int, learning_rate: float
+) -> float:
+    """Pixel accuracy on the validation part after one epoch of cross-entropy; way: one of WAYS."""
     torch.manual_seed(seed)
     network = NETWORKS["segnet_dsc"]()
-    train.PRECISION = "auto" if way == "ours" else "float32"
     network = OriginalSegmentation(network) if way == "original" else network.to(memory_format=torch.channels_last)
-    network.to(machine.device())
-    train.train_epoch(network, train.make_optimizer(network), train_set, 1, torch.Generator().manual_seed(seed))
-    found = evaluate(network, validation_set.images, validation_set.trimaps, torch.float32)
+    network.to(machine.device()).train()
+    optimizer = train.make_optimizer(network)
+    dtype = machine.precision("auto" if way == "ours" else "float32")
+    steps = steps_in(train_set, batch_size)
+    for step, (images, trimaps) in enumerate(batches(train_set, batch_size, torch.Generator().manual_seed(seed))):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * group["share"] * train.rate_at(step / steps, 1)
+        train.train_step(network, optimizer, images, trimaps, "ce", dtype)
+    found = metrics.evaluate(network, validation_set.images, validation_set.trimaps, torch.float32)
     return float(metrics.pixel_accuracy(found.matrices.sum(0)))
 
 

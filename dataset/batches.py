@@ -1,4 +1,4 @@
-"""What a training epoch is fed: a choice of photographs, at a size, in augmented batches."""
+"""What a training epoch is fed: a choice of images, at a size, in augmented batches."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import augment
-import machine
-from fetch_oxford_iiit_pets import Split
+from common import machine
+from dataset import augment
+from dataset.cache import Split
 
 
 def divide(split: Split, validation_share: float, train_share: float) -> tuple[Split, Split]:
@@ -25,7 +25,7 @@ def divide(split: Split, validation_share: float, train_share: float) -> tuple[S
 
 
 def resized(split: Split, size: int) -> Split:
-    """The photographs at another size, antialiased bilinear, and trimaps nearest."""
+    """The images at another size, antialiased bilinear, and trimaps nearest."""
     if size == split.images.shape[-1]:
         return split
     images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
@@ -38,15 +38,15 @@ def steps_in(split: Split, batch_size: int) -> int:
 
 
 def batches(split: Split, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of augmented batches on the device, in a random order: photographs (B, 3, H, W), float in [0, 1], and
+    """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
     trimaps (B, 1, H, W), long.
 
-    The photographs are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
+    The images are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
     """
     device = machine.device()
     images, trimaps = split.images.to(device), split.trimaps.to(device)
     order = torch.randperm(len(images), generator=random).to(device)
     for chosen in order.split(batch_size)[: steps_in(split, batch_size)]:
-        photographs, labels = images.index_select(0, chosen), trimaps.index_select(0, chosen)
-        photographs, labels = augment.augment(photographs, labels, random)
-        yield photographs, labels.long()
+        batch = images.index_select(0, chosen), trimaps.index_select(0, chosen)
+        augmented, labels = augment.augment(*batch, random)
+        yield augmented, labels.long()

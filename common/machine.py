@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from settings import UserError
+from common.files import REPOSITORY
+from common.settings import UserError
 
 stopping = threading.Event()  # a signal has come
 saving = threading.Event()  # it has to wait
@@ -111,7 +112,7 @@ def name() -> str:
 
 def commit() -> str:
     """The checkout's commit, with a + if its code differs from it; "" outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git = ["git", "-C", str(REPOSITORY)]
     code = [".", ":!outputs"]  # rows of results that are added there change no result
     try:
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
@@ -121,14 +122,20 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
+def command() -> str:
+    """The command that this process is, as it is typed at the top of the checkout."""
+    script = Path(sys.argv[0])
+    is_experiment = script.resolve().parent == REPOSITORY / "experiments"
+    program = f"-m experiments.{script.stem}" if is_experiment else script.name
+    return " ".join(["python", program, *sys.argv[1:]])
+
+
 def about() -> dict[str, object]:
-    """What a published figure depends on beside its constants, and the command that this process is."""
-    command = " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    threads = torch.get_num_threads()
+    """What a published result depends on beside its constants, and the command that this process is."""
     return {
         "machine": name(),
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "commit": commit(),
-        "command": command,
+        "command": command(),
     }

@@ -1,9 +1,9 @@
 """Writes outputs/report.html: all that is known of the tested networks in one file, to be opened or sent as it is.
 
-    python test.py && python report.py        the networks tested here
-    python report.py PUBLISHED=True           those of outputs/published
+    python test.py && python -m experiments.report       the networks tested here
+    python -m experiments.report PUBLISHED=True          those of outputs/published
 
-Tables, curves, confusion matrices, best, typical and worst cases, and figures by breed, species and size of pet.
+Tables, curves, confusion matrices, best, typical and worst cases, and results by breed, species and size of pet.
 """
 
 import base64
@@ -12,21 +12,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
-import settings
-import tables
-import trimap
-from files import write_atomically
-from settings import UserError
+from common import results, settings
+from common.files import write_atomically
+from common.settings import UserError
+from common.trimap import CLASSES
 
 PUBLISHED = False  # True: the rows and pictures of outputs/published instead of those of outputs
 RUNS = ""  # names of runs, with commas between them; "": the newest row of every run and network
 FILE = "report.html"  # in outputs
 
-FIGURES = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "iou", "custom_iou": "custom IoU",
+RESULTS = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "iou", "custom_iou": "custom IoU",
            "dice": "Dice", "contour_mean_iou": "mean IoU near the contour"}  # fmt: skip
 PICTURES = {"curves": "Training", "confusion": "Confusion, in shares of the true class", "best": "Best cases",
             "typical": "Typical cases", "worst": "Worst cases"}  # fmt: skip
-COMPARISONS = {"comparison": "Accuracy against cost", "labels": "Accuracy over labelled photographs"}  # of compare.py
+COMPARISONS = {"comparison": "Accuracy against cost", "labels": "Accuracy over labelled images"}  # of compare.py
 
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); --bar: #f4a259; }
@@ -52,8 +51,8 @@ def main() -> None:
     outputs = pets.outputs_folder()
     folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
-    newest = {(row["run"], row["network"]): row for row in tables.rows(folder)}  # the last of each
-    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and tables.has_name(row))]
+    newest = {(row["run"], row["network"]): row for row in results.rows(folder)}  # the last of each
+    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row))]
     if not rows:
         raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
     path = outputs / FILE
@@ -101,26 +100,26 @@ def section(row: dict, folder: Path) -> str:
               **{f"{name}s": f for name, f in row.get("by_species", {}).items()}}  # fmt: skip
     by_group = [[name, f["pixel_accuracy"], f["mean_iou"]] for name, f in groups.items()]
     breeds = sorted(row.get("by_breed", {}).items(), key=lambda item: item[1]["mean_iou"])
-    by_breed = [[name.replace("_", " "), f["photographs"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
+    by_breed = [[name.replace("_", " "), f["images"], f["pixel_accuracy"], f["mean_iou"]] for name, f in breeds]
     prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
     pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
-    classes = [[f"IoU of {name}", share] for name, share in zip(trimap.CLASSES, row["class_iou"])]
-    figures = [[title, float(row[name])] for name, title in FIGURES.items() if name in row] + classes
-    facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} photographs for "
+    classes = [[f"IoU of {name}", share] for name, share in zip(CLASSES, row["class_iou"])]
+    overall = [[title, float(row[name])] for name, title in RESULTS.items() if name in row] + classes
+    facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} images for "
     facts += f"{row['epochs']} epochs, tested on {row['test_images']} at {row['image_size']} px; "
     facts += f"{row['machine']}, commit {row['commit']}: {row['command']}"
     parts = [
         f"<h2>{html.escape(row['network'])}, run {html.escape(row['run'])}</h2>",
         f"<p><small>{html.escape(facts)}</small></p>",
-        "<h3>Figures of the whole test split, by size of pet and by species</h3>",
+        "<h3>Results on the whole test split, by size of pet and by species</h3>",
         '<div class="pictures">',
-        table(["figure", "value"], figures),
-        table(["photographs of", "pixel accuracy", "mean IoU"], by_group),
+        table(["result", "value"], overall),
+        table(["images of", "pixel accuracy", "mean IoU"], by_group),
         f'</div><div class="pictures">{pictures}</div>',
     ]
     if by_breed:
         half = -(-len(by_breed) // 2)
-        header = ["breed", "photographs", "pixel accuracy", "mean IoU"]
+        header = ["breed", "images", "pixel accuracy", "mean IoU"]
         parts += ["<h3>By breed, the hardest first</h3>", '<div class="pictures">',
                   table(header, by_breed[:half]), table(header, by_breed[half:]), "</div>"]  # fmt: skip
     return "".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from settings import UserError
+from common.settings import UserError
 
 TRIES = 4  # of each host
 BACK_OFF = 1.0  # seconds before the second try; doubled for each further one

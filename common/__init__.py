@@ -1,0 +1,1 @@
+"""What every script needs: settings, files, the machine, checkpoints, pictures. Imports nothing else of the project."""

@@ -1,0 +1,31 @@
+"""Rows of results: one JSON line per tested network, in the results.jsonl of a folder."""
+
+import json
+from pathlib import Path
+
+from common.files import REPOSITORY
+from common.settings import UserError
+
+PUBLISHED = REPOSITORY / "outputs" / "published"  # what git keeps
+
+Row = dict  # a line of results.jsonl, or of another file of JSON lines
+
+
+def rows(folder: Path = PUBLISHED) -> list[Row]:
+    return lines_of("results.jsonl", folder)
+
+
+def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
+    """The lines of a file of JSON lines, none if it isn't there. Raises UserError that names a damaged line."""
+    path, found = folder / name, []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: no JSON, {error}; delete that line") from error
+    return found
+
+
+def has_name(row: Row) -> bool:
+    """Whether the row stands for itself, and is not one of the many rows of experiments/compare.py."""
+    return not row["run"].startswith(("study-", "labels-"))

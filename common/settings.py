@@ -1,0 +1,129 @@
+"""NAME=VALUE on the command line sets the constants of a script and of the modules it uses, for one run.
+
+The constants at the top of each module are the only list of options: this finds them by their capital names,
+holds a new value to the type of the old one, and prints them for --help.
+"""
+
+import ast
+import difflib
+import inspect
+import io
+import os
+import sys
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+
+class UserError(Exception):
+    """A mistake that its user can mend; the message says what, where and what to do, in a line or two."""
+
+
+def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = False) -> None:
+    """Runs a script's main with the command line's constants; a user's own mistake ends it in one line.
+
+    modules: whose constants the script takes beside its own; takes_paths: main is given the list of the other
+    arguments.
+    """
+    modules = (sys.modules["__main__"], *modules)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(*modules))
+        return
+    try:
+        paths = [a for a in sys.argv[1:] if takes_paths and not a.startswith("-") and not is_setting(a)]
+        set_constants([a for a in sys.argv[1:] if a not in paths], *modules)
+        main(*([paths] if takes_paths else []))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
+
+
+def is_setting(argument: str) -> bool:
+    name, equals, _ = argument.partition("=")
+    return bool(equals) and name.isupper() and name.isidentifier()
+
+
+def set_constants(settings: list[str], *modules: ModuleType) -> None:
+    """Sets constants, NAME=VALUE each, in every module of `modules` that has one of that name.
+
+    Raises UserError for an unknown name, with the near ones, and for a value of another type.
+    """
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        owners = [module for module in modules if is_constant(name, vars(module).get(name))]
+        if not (equals and owners):
+            names = {n for module in modules for n in constants(module)}
+            near = difflib.get_close_matches(name.upper(), names, n=4, cutoff=0.5) or sorted(names)
+            raise UserError(f"{setting}: no such constant; NAME=VALUE with a NAME such as {', '.join(near)}")
+        for module in owners:
+            setattr(module, name, parse(name, text, getattr(module, name)))
+
+
+def is_constant(name: str, value: object) -> bool:
+    return name.isupper() and isinstance(value, (bool, int, float, str, tuple))
+
+
+def parse(name: str, text: str, default: object) -> object:
+    """`text` as a value of default's type; a tuple is written with commas: 1,6 or segnet,segnet_dsc."""
+    if isinstance(default, tuple):
+        if not default:
+            raise UserError(f"{name} is empty at the top of its module; edit it there")
+        parts = [part.strip() for part in text.strip("(),").split(",")]
+        return tuple(parse(name, part, default[0]) for part in parts if part)
+    if isinstance(default, str):
+        return os.path.expanduser(text)  # ~, which some shells leave to us
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise UserError(f"{name}={text}: expected {type(default).__name__}, as in {name}={default}")
+    return value
+
+
+def constants(module: ModuleType) -> dict[str, object]:
+    """All constants of a module, by name."""
+    return {name: value for name, value in vars(module).items() if is_constant(name, value)}
+
+
+def help_text(*modules: ModuleType) -> str:
+    """What --help prints: the first module's docstring, and the constants of all, in their titled groups."""
+    script = modules[0]
+    parts = [inspect.getdoc(script) or "", "", "NAME=VALUE sets a constant for one run; -h and --help print this."]
+    for module in modules:
+        groups = groups_of(module)
+        if groups:
+            parts += ["", f"Constants of {Path(module.__file__).name}"]
+        for title, lines in groups.items():
+            parts += ["", *([f"  {title}"] if title else []), *(f"    {line}" for line in lines)]
+    return "\n".join(parts)
+
+
+def groups_of(module: ModuleType) -> dict[str, list[str]]:
+    """A module's constants as lines "NAME=VALUE  comment", by the title of the comment above them."""
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    known, found = constants(module), {}
+    for node in ast.parse(source).body:
+        name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+        if name not in known:
+            continue
+        top = node.lineno - 1  # the last line above this one that is no line of its group
+        while top > 0 and lines[top - 1].strip() and not lines[top - 1].startswith("#"):
+            top -= 1
+        title = []
+        while top > 0 and lines[top - 1].startswith("#"):
+            title.insert(0, comments[top])
+            top -= 1
+        value = known[name]
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        shown = f"{name}={shown if len(shown) < 60 else shown[:56] + ' ...'}"
+        comment = comments.get(node.end_lineno, "") or comments.get(node.lineno, "")
+        found.setdefault(" ".join(title), []).append(f"{shown:32}  {comment}".rstrip())
+    return found

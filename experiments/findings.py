@@ -1,0 +1,115 @@
+"""What the published rows say about SegNet: compare.py's variants in one table, five questions, the price of labels."""
+
+import json
+import statistics
+
+from common.results import PUBLISHED, Row, rows
+
+
+def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
+    """A table: its header, its rule and a line for each tuple of cells."""
+    return ["| " + " | ".join(map(str, line)) + " |" for line in (header, ("---",) * len(header), *cells)]
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Mean ± standard deviation; the mean alone of one value."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def comparison(lines: list[Row]) -> list[dict[str, object]]:
+    """compare.py's groups "study" and "full": a dictionary for each variant, results in lists over seeds."""
+    names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
+    found: dict[tuple[str, int], dict[str, object]] = {}
+    for row in lines:
+        study_row = row["run"].startswith("study-")
+        if not (study_row or row["run"] in ("defaults", "fifth-stage")):
+            continue
+        name = row["network"] if row["run"] == "defaults" else row["run"]
+        if study_row:  # study-NAME-SEED
+            name = name.removeprefix("study-").rpartition("-")[0]
+        entry = found.setdefault((name, row["image_size"]), {
+            "name": name, "size": row["image_size"], "parameters": row["parameters"],
+            "multiply_adds": row["multiply_adds"], "kept_bytes": row["kept_bytes"], "small_pets": [],
+            **{result: [] for result in names},
+        })  # fmt: skip
+        for result in names:
+            entry[result].append(row[result])
+        entry["small_pets"].append(row["by_pet_size"]["small"]["mean_iou"])
+    return list(found.values())
+
+
+def compared() -> list[str]:
+    cells = []
+    for entry in comparison(rows()):
+        measured = [spread(entry[name]) for name in ("pixel_accuracy", "mean_iou", "contour_mean_iou", "small_pets")]
+        cells.append((
+            entry["name"], entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
+            f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
+            f"{statistics.median(entry['train_seconds']):.0f}", *measured,
+        ))  # fmt: skip
+    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training, s", "pixel accuracy",
+              "mean IoU", "near the contour", "small pets")  # fmt: skip
+    return markdown(header, cells)
+
+
+def answers() -> list[str]:
+    """Five questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
+    found = {(entry["name"], entry["size"]): entry for entry in comparison(rows())}
+    twin = json.loads((PUBLISHED / "benchmark.json").read_text())["unet_twin"]
+
+    def mean(name: str, size: int, result: str) -> float:
+        return statistics.mean(found[name, size][result])
+
+    def against(name: str, other: str, size: int, result: str = "mean_iou") -> str:
+        return f"{spread(found[name, size][result])} against {spread(found[other, size][result])}"
+
+    def less_memory(kind: str, network: str) -> str:
+        by_way = twin[kind][network]
+        return f"{100 * (1 - by_way['ours']['peak_mib'] / by_way['unet']['peak_mib']):.0f} %"
+
+    def ratio(result: str, name: str, other: str) -> str:
+        return f"{found[other, 128][result] / found[name, 128][result]:.0f}"
+
+    lost = {size: mean("unet_dsc", size, "mean_iou") - mean("segnet_dsc", size, "mean_iou") for size in (128, 64)}
+    near = mean("unet_dsc", 64, "contour_mean_iou") - mean("segnet_dsc", 64, "contour_mean_iou")
+    separable = mean("segnet", 128, "mean_iou") - mean("segnet_dsc", 128, "mean_iou")
+    losses = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
+    ranked = sorted(losses, key=lambda name: -mean(name, 64, "small_pets"))
+    ranking = ", ".join(f"{losses[name]} {spread(found[name, 64]['small_pets'])}" for name in ranked)
+    fifth = mean("fifth-stage", 128, "mean_iou") - mean("segnet_dsc", 128, "mean_iou")
+    return [
+        f"1. **What does SegNet save?** Its decoder is handed {ratio('kept_bytes', 'segnet_dsc', 'unet_dsc')} times "
+        "fewer bytes than a U-Net's of the same widths; a process's peak memory is "
+        f"{less_memory('train', 'segnet_dsc')} lower in training and {less_memory('infer', 'segnet_dsc')} lower in "
+        "inference (separable, batches of 16), since training keeps the encoder's maps for its gradients in any case.",
+        f"2. **What does that cost?** {lost[128]:.3f} of mean IoU at 128 px "
+        f"({against('segnet_dsc', 'unet_dsc', 128)}, one seed), {lost[64]:.3f} at 64 px "
+        f"({against('segnet_dsc', 'unet_dsc', 64)}, three seeds), and {near:.3f} near the contour.",
+        f"3. **What does separable convolution cost?** {separable:.3f} of mean IoU after five epochs "
+        f"({against('segnet_dsc', 'segnet', 128)}, one seed), for {ratio('parameters', 'segnet_dsc', 'segnet')} times "
+        f"fewer parameters and {ratio('multiply_adds', 'segnet_dsc', 'segnet')} times fewer multiply-adds.",
+        f"4. **Which loss finds small pets?** Mean IoU on the smallest third, best first: {ranking}.",
+        f"5. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth > 0 else 'No'}: it changes mean IoU by "
+        f"{fifth:+.3f} ({against('fifth-stage', 'segnet_dsc', 128)}, one seed).",
+    ]
+
+
+def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
+    """compare.py's group "labels": rows by encoder and number of labelled images."""
+    found: dict[str, dict[int, Row]] = {}
+    for row in lines:
+        if row["run"].startswith("labels-"):
+            name = row["run"].removeprefix("labels-").rpartition("-")[0]
+            found.setdefault(name, {})[row["train_images"]] = row
+    return {network: dict(sorted(by_number.items())) for network, by_number in found.items()}
+
+
+def labelled() -> list[str]:
+    numbers = sorted({number for by_number in labels(rows()).values() for number in by_number})
+    cells_of = {
+        network: [f"{by_number[n]['pixel_accuracy']:.4f} / {by_number[n]['mean_iou']:.4f}" for n in numbers]
+        for network, by_number in labels(rows()).items()
+    }
+    cells = [(network, *measured) for network, measured in cells_of.items()]
+    return markdown(("pixel accuracy / mean IoU", *(f"{n} images" for n in numbers)), cells)

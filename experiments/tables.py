@@ -1,0 +1,193 @@
+"""Writes the tables of all READMEs from the committed files that their numbers come from.
+
+    python -m experiments.tables        rewrites what stands between <!-- name --> and <!-- /name -->
+
+A test compares: no number of a table is typed by hand.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+
+from common import settings
+from common.files import REPOSITORY
+from common.results import PUBLISHED, Row, has_name, lines_of, rows
+from experiments import findings
+from experiments.findings import markdown, spread
+
+DOCUMENTS = ("README.md", "experiments/README.md", "tests/README.md")
+
+# The rows of the README's own table: run, network, and what the table calls them
+SUMMARY = (
+    ("baseline", "all_background", "every pixel background"),
+    ("defaults", "segnet_dsc", "separable SegNet, 5 epochs"),
+    ("defaults", "segnet", "SegNet, 5 epochs"),
+    ("record", "segnet_dsc", "separable SegNet, 18 epochs"),
+    ("record", "segnet", "SegNet, 18 epochs"),
+    ("lite0-frozen-skips", "segnet_lite0", "ImageNet encoder, SegNet's decoder with skips, 3 epochs"),
+)
+
+
+def main() -> None:
+    for name in DOCUMENTS:
+        path = REPOSITORY / name
+        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def updated(text: str) -> str:
+    """The text with each table between its marks made anew. Raises KeyError for a mark without a table."""
+
+    def table(match: re.Match) -> str:
+        return f"<!-- {match[1]} -->\n{chr(10).join(TABLES[match[1]]())}\n<!-- /{match[1]} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", table, text, flags=re.DOTALL)
+
+
+def named_rows() -> list[Row]:
+    return [row for row in rows() if has_name(row)]
+
+
+def summary() -> list[str]:
+    cells = []
+    for run, network, title in SUMMARY:
+        (row,) = [row for row in rows() if (row["run"], row["network"]) == (run, network)]
+        parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
+        cells.append((title, parameters, minutes, f"{row['pixel_accuracy']:.4f}", f"{row['mean_iou']:.4f}"))
+    return markdown(("network", "parameters", "minutes", "pixel accuracy", "mean IoU"), cells)
+
+
+def results() -> list[str]:
+    names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
+    cells = []
+    for row in named_rows():
+        minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
+        cells.append((row["network"], row["run"], row["epochs"], minutes, *(f"{row[name]:.4f}" for name in names)))
+    header = ("network", "run", "epochs", "minutes", "pixel accuracy", "mean IoU", "iou", "iou, old torchmetrics",
+              "custom IoU", "Dice")  # fmt: skip
+    return markdown(header, cells)
+
+
+def sizes() -> list[str]:
+    cells = []
+    for row in named_rows():
+        thirds = [f"{t['pixel_accuracy']:.3f} / {t['mean_iou']:.3f}" for t in row["by_pet_size"].values()]
+        species = [f"{s['mean_iou']:.3f}" for s in row.get("by_species", {}).values()] or ["-", "-"]
+        contour = f"{row['contour_mean_iou']:.3f}" if "contour_mean_iou" in row else "-"
+        classes = [f"{share:.3f}" for share in row["class_iou"]]
+        cells.append((row["network"], row["run"], *thirds, *species, *classes, contour))
+    header = ("network", "run", "small pets", "middle", "large", "cats", "dogs", "IoU pet", "background", "border",
+              "near the contour")  # fmt: skip
+    return markdown(header, cells)
+
+
+def study_lines() -> list[Row]:
+    """Lines of the study with its newest base."""
+    lines = lines_of("study.jsonl")
+    return [line for line in lines if line["base"] == lines[-1]["base"]]
+
+
+def study() -> list[str]:
+    """Each setting against the base, best mean IoU first."""
+    names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
+    by_setting: dict[str, list[Row]] = {}
+    for line in study_lines():
+        by_setting.setdefault(line["setting"], []).append(line)
+
+    def mean(setting: str, name: str) -> float:
+        return statistics.mean(line[f"validation_{name}"] for line in by_setting[setting])
+
+    cells = []
+    for setting in sorted(by_setting, key=lambda s: -mean(s, "mean_iou")):
+        lines = by_setting[setting]
+        known = [name for name in names if all(f"validation_{name}" in line for line in lines)]
+        means = [spread([line[f"validation_{name}"] for line in lines]) if name in known else "-" for name in names]
+        change = (
+            "" if not setting or "" not in by_setting else f"{mean(setting, 'mean_iou') - mean('', 'mean_iou'):+.4f}"
+        )
+        seconds = f"{statistics.mean(line['seconds'] for line in lines):.0f}"
+        cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *means, change, seconds))
+    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
+              "small pets", "change in mean IoU", "seconds")  # fmt: skip
+    return markdown(header, cells)
+
+
+def speed() -> list[str]:
+    result = json.loads((PUBLISHED / "benchmark.json").read_text())
+    cells = []
+    for key, name in (("train_step_ms", "training step"), ("inference_ms", "inference")):
+        for network, by_way in result[key].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            numbers = (*(f"{ms:.1f}" for ms in ways), f"{ways[0] / ways[2]:.1f}x")
+            cells.append((f"{name}, {network}, ms per image", *numbers))
+    for kind in ("train", "infer"):
+        for network, by_way in result["peak_memory_mib"][kind].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            cells.append((f"peak memory, {kind}, {network}, MiB", *ways, f"{ways[0] / ways[2]:.1f}x"))
+    data = result["data_images_per_second"]
+    rates = [f"{data[way]:.0f}" for way in ("original", "ours", "ours")]
+    cells.append(("data path, images/s", *rates, f"{data['ours'] / data['original']:.0f}x"))
+    kept = result["kept_bytes_per_image"]
+    numbers = [f"{kept[way]:,}" for way in ("segnet_builtin", "segnet", "segnet")]
+    cells.append(("kept for the decoder, bytes per image", *numbers, f"{kept['segnet_builtin'] / kept['segnet']:.0f}x"))
+    shares = {name: f"{100 * share:.1f} %" for name, share in result["data_share_of_step"].items()}
+    reached = {name: f"{100 * ways['ours']:.0f} %" for name, ways in result["share_of_matrix_product"].items()}
+    rates = result["matrix_product_gflops"]
+    tried = [
+        f"{network}: {ways['ours']:.0f} ms in the same turns, {ways['ours_compiled']:.0f} compiled, "
+        f"{ways['ours_giving_memory_back']:.0f} with an allocator that gives memory back"
+        for network, ways in result["tried_train_step_ms"].items()
+    ]
+    times = [
+        f"{network} {t['original']:.0f} s for 5 epochs of the original, {t['ours']:.0f} s ours "
+        f"({t['original'] / t['ours']:.1f}x)"
+        for network, t in result["time_to_quality_seconds"].items()
+        if t["ours"]
+    ]
+    return [
+        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads).",
+        "",
+        *markdown(("what", "original", "ours, float32", "ours", "ours against original"), cells),
+        "",
+        f"- A second start reaches its first step after {result['start_to_first_step_seconds']:.1f} s.",
+        f"- Preparing an image takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
+        f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
+        f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
+        f"{reached['segnet_dsc']}: it waits for memory.",
+        f"- Time to the original's quality: {'; '.join(times)}.",
+        f"- Tried, and it does not pay: {'; '.join(tried)}.",
+    ]
+
+
+def agreement() -> list[str]:
+    """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
+    result = json.loads((PUBLISHED / "agreement.json").read_text())
+    by_way = result["validation_pixel_accuracy"]
+    columns = [[*result["seeds"], "mean difference ± standard error"]]
+    for way, values in by_way.items():
+        differences = [a - b for a, b in zip(values, by_way["original"])]
+        if way == "original":
+            columns.append([*(f"{value:.4f}" for value in values), ""])
+            continue
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        column = [f"{value:.4f} ({d:+.4f})" for value, d in zip(values, differences)]
+        columns.append([*column, f"{statistics.mean(differences):+.4f} ± {error:.4f}"])
+    return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
+
+
+def kills() -> list[str]:
+    return [
+        f"{line['kills']} kills, {line['lost']} lost ({line['machine']}, commit {line['commit']})."
+        for line in lines_of("kills.jsonl")
+    ]
+
+
+TABLES: dict[str, Callable[[], list[str]]] = {
+    f.__name__: f
+    for f in (summary, results, sizes, study, speed, agreement, findings.compared, findings.answers, findings.labelled,
+              kills)
+}  # fmt: skip
+
+if __name__ == "__main__":
+    settings.run(main)
