@@ -37,7 +37,7 @@ THUMBNAIL = 160  # px, the longer side on a contact sheet
 TINT = 0.5  # of the class's colour in an overlay
 PNG_EFFORT = 1  # of 9: larger files, ten times sooner
 
-THREADS = 0  # 0: one a core
+THREADS = 0  # 0: one per core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 

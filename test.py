@@ -42,7 +42,7 @@ BASELINE = True  # False: no row of the "network" that calls everything backgrou
 PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 
 # The machine
-THREADS = 0  # 0: one a core
+THREADS = 0  # 0: one per core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 

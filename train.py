@@ -46,7 +46,7 @@ SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to 
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
-BATCH_SIZE = 8  # images a step
+BATCH_SIZE = 8  # images per step
 LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
@@ -58,7 +58,7 @@ WARM_UP = 0.2  # share of the steps in which one_cycle climbs
 SEED = 0  # of the first weights, the order of images and their augmentation
 
 # The machine
-THREADS = 0  # 0: one a core
+THREADS = 0  # 0: one per core
 PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
 CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 

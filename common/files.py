@@ -12,6 +12,7 @@ import torch
 
 from common.settings import UserError
 
+TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")  # in the RuntimeErrors of torch.save on a full disk
 REPOSITORY = Path(__file__).resolve().parent.parent  # the checkout that this file is of
 
 
@@ -28,8 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise  # that is how torch.save reports a full disk; any other is a fault of ours
+        if isinstance(error, RuntimeError) and not any(name in str(error) for name in TORCH_WRITERS):
+            raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} could not be written: {reason}; make room there or allow writing") from error
     finally:

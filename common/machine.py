@@ -23,7 +23,7 @@ def device() -> torch.device:
 
 
 def set_up(threads: int) -> None:
-    """Threads (0: one a core), TF32 on a GPU, and an allocator that keeps what it has."""
+    """Threads (0: one per core), TF32 on a GPU, and an allocator that keeps what it has."""
     set_threads(threads)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
@@ -33,7 +33,7 @@ def set_up(threads: int) -> None:
 def set_threads(threads: int) -> None:
     """0: one for each core that this process may use. Raises UserError for less."""
     if threads < 0:
-        raise UserError(f"THREADS={threads}: 0 for one a core, or how many")
+        raise UserError(f"THREADS={threads}: 0 for one per core, or how many")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads or usable)
 

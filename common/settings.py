@@ -6,6 +6,7 @@ holds a new value to the type of the old one, and prints them for --help.
 
 import ast
 import difflib
+import functools
 import inspect
 import io
 import os
@@ -52,17 +53,13 @@ def set_constants(settings: list[str], *modules: ModuleType) -> None:
     """
     for setting in settings:
         name, equals, text = setting.partition("=")
-        owners = [module for module in modules if is_constant(name, vars(module).get(name))]
+        owners = [module for module in modules if name in constants(module)]
         if not (equals and owners):
             names = {n for module in modules for n in constants(module)}
             near = difflib.get_close_matches(name.upper(), names, n=4, cutoff=0.5) or sorted(names)
             raise UserError(f"{setting}: no such constant; NAME=VALUE with a NAME such as {', '.join(near)}")
         for module in owners:
             setattr(module, name, parse(name, text, getattr(module, name)))
-
-
-def is_constant(name: str, value: object) -> bool:
-    return name.isupper() and isinstance(value, (bool, int, float, str, tuple))
 
 
 def parse(name: str, text: str, default: object) -> object:
@@ -86,8 +83,17 @@ def parse(name: str, text: str, default: object) -> object:
 
 
 def constants(module: ModuleType) -> dict[str, object]:
-    """All constants of a module, by name."""
-    return {name: value for name, value in vars(module).items() if is_constant(name, value)}
+    """All constants that a module itself assigns, not those that it imports, by name."""
+    found = {name: vars(module)[name] for name, _ in assignments(module.__file__)}
+    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, tuple))}
+
+
+@functools.cache
+def assignments(file: str) -> list[tuple[str, ast.Assign]]:
+    """The top-level assignments to names in capitals, as they stand in a source file."""
+    nodes = [node for node in ast.parse(Path(file).read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)]
+    named = [(target.id, node) for node in nodes for target in node.targets if isinstance(target, ast.Name)]
+    return [(name, node) for name, node in named if name.isupper()]
 
 
 def help_text(*modules: ModuleType) -> str:
@@ -110,8 +116,7 @@ def groups_of(module: ModuleType) -> dict[str, list[str]]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     known, found = constants(module), {}
-    for node in ast.parse(source).body:
-        name = node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+    for name, node in assignments(module.__file__):
         if name not in known:
             continue
         top = node.lineno - 1  # the last line above this one that is no line of its group

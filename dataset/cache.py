@@ -148,7 +148,7 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     clear_parts(cache_folder, older_than=600)  # another process may be writing its own
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
-        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}", unit="photo", leave=False)
+        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}", unit="image", leave=False)
         images, trimaps = (torch.stack(tensors) for tensors in zip(*progress))
     made = {"key": key, "images": images, "trimaps": trimaps}
     write_atomically(path, lambda part: torch.save(made, part))

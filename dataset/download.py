@@ -4,10 +4,13 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
+import ssl
 import tarfile
 import time
 import zlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
@@ -24,6 +27,10 @@ CHUNK = 1 << 16  # bytes; what is lost, at the most, when a connection breaks
 
 class Refused(Exception):
     """This host will not give the file, however often it is asked."""
+
+
+class BrokenOff(requests.ConnectionError):
+    """The connection ended before the file did."""
 
 
 def download(urls: list[str], path: Path, size: int, md5: str) -> None:
@@ -49,22 +56,22 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                     os.replace(part, path)
                     return
                 except Refused as error:
-                    answers.append(f"{url}: {error}")
+                    answers.append(f"{urlsplit(url).netloc}: {error}")
                     break
                 except requests.TooManyRedirects:
-                    answers.append(f"{url}: redirects without end")
+                    answers.append(f"{urlsplit(url).netloc}: redirects without end")
                     break
                 except requests.RequestException as error:
                     attempt = 1 if size_of(part) > before else attempt + 1  # in a row without a byte of progress
                     if attempt == TRIES:
-                        answers.append(f"{url}: {reason(error)}, {TRIES} times")
+                        answers.append(f"{urlsplit(url).netloc}: {reason(error)}, {TRIES} times")
                     else:
                         time.sleep(wait_for(error, attempt - 1))
     except OSError as error:  # requests' own errors, which are OSErrors too, never come here
         raise UserError(f"{part} could not be written: {error}") from error
     raise UserError(
-        f"{path.name} could not be fetched ({'; '.join(answers)}). Fetch it by hand, put it at {path} and start "
-        "again; DATASET=toy tries the code on drawn pets without any download"
+        f"{path.name} could not be fetched from {'; from '.join(answers)}. Fetch it by hand, put it at {path} and "
+        "start again; DATASET=toy tries the code on drawn pets without any download"
     )
 
 
@@ -107,7 +114,7 @@ def stream(url: str, part: Path, size: int) -> None:
             part.unlink()  # what a lying host sent is not to be gone on with at the next one
             raise Refused(f"sends {lie}")
     if have < size:
-        raise requests.ConnectionError(f"broke off after {have:,} of {size:,} bytes")
+        raise BrokenOff(f"broke off after {have:,} of {size:,} bytes")
 
 
 def size_of(part: Path) -> int:
@@ -128,8 +135,33 @@ def md5_of(path: Path) -> str:
 
 
 def reason(error: requests.RequestException) -> str:
+    """Why a request failed, in words; requests' own message is a connection pool's account of itself."""
     response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else f"{type(error).__name__} {error}"
+    if response is not None:
+        return f"HTTP {response.status_code}"
+    if isinstance(error, BrokenOff):
+        return str(error)
+    causes = causes_of(error)
+    for kind, words in (
+        (socket.gaierror, "its name is not known (no network, or a wrong name server)"),
+        (ConnectionRefusedError, "connection refused"),
+        (ssl.SSLCertVerificationError, "its certificate is not trusted here"),
+        (ssl.SSLError, "no secure connection"),
+        ((TimeoutError, requests.Timeout), f"no answer for {TIMEOUT:g} s"),
+        (ConnectionResetError, "connection reset"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    return f"connection failed ({type(causes[-1]).__name__})"
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """The error, and what it was raised from or wraps, the outermost first."""
+    found = [error]
+    for cause in found:
+        inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        found += [e for e in inner if isinstance(e, BaseException) and e not in found]
+    return found
 
 
 def wait_for(error: requests.RequestException, attempt: int) -> float:

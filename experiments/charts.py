@@ -72,7 +72,7 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
 
 
 def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
-    """Pixel accuracy and mean IoU over the number of labelled images, a line a network."""
+    """Pixel accuracy and mean IoU over the number of labelled images, one line per network."""
     if not by_network:
         return
     figure, panels = plt.subplots(2, 1, figsize=(5.6, 5.6), layout="constrained")

@@ -1,12 +1,20 @@
 """The toy data set, drawn once, and a way to run the scripts as a user does."""
 
+import contextlib
+import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+import fetch_oxford_iiit_pets as pets
+from common import machine, settings
+from dataset import augment
 from dataset.toy_pets import write_toy_pets
 
 ROOT = Path(__file__).parent.parent
@@ -22,20 +30,55 @@ def toy_root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def script(tmp_path):
-    """script("train.py", "EPOCHS=1,2"), script("experiments.study") -> what it printed; outputs go to tmp_path."""
+def script(tmp_path, monkeypatch):
+    """script("train.py", "EPOCHS=1,2") -> what it printed; outputs go to tmp_path.
+
+    It runs in this process, which saves seconds of imports each time, as `__main__` and with a command line of its
+    own; what it changes in modules and signals is put back. script("experiments.study") in a process of its own.
+    """
+    for module in (pets, augment):
+        for name, value in settings.constants(module).items():
+            monkeypatch.setattr(module, name, value)  # put back after the test
+    for name in ("stopping", "saving"):
+        monkeypatch.setattr(machine, name, threading.Event())
+    was = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(name: str, *arguments: str, fails: bool = False) -> str:
-        program = [name] if name.endswith(".py") else ["-m", name]
-        command = [sys.executable, *program, f"OUTPUTS={tmp_path}", *arguments]
-        environment = os.environ | {"PYTHONPATH": ""}
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-        assert result.returncode == (1 if fails else 0), result.stderr
-        assert "Traceback" not in result.stderr, result.stderr
+        here = run_here if name.endswith(".py") else run_apart
+        for module, constants in defaults.items():
+            vars(module).update(constants)
+        code, said, errors = here(name, f"OUTPUTS={tmp_path}", *arguments)
+        assert code == (1 if fails else 0), errors
+        assert "Traceback" not in errors, errors
         if fails:
-            lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-            assert len(lines) == 1, result.stderr
+            lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+            assert len(lines) == 1, errors
             return lines[0]
-        return result.stdout
+        return said
 
-    return run
+    defaults = {module: settings.constants(module) for module in (pets, augment)}
+    yield run
+    for number, handler in was.items():
+        signal.signal(number, handler)
+
+
+def run_here(name: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a script."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    argv, sys.argv = sys.argv, [str(ROOT / name), *arguments]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+    except SystemExit as stop:  # Python prints what is no number, and exits with 1
+        code = stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+        errors.write(stop.code if isinstance(stop.code, str) else "")
+    finally:
+        sys.argv = argv
+    return code, out.getvalue(), errors.getvalue()
+
+
+def run_apart(name: str, *arguments: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", name, *arguments]
+    environment = os.environ | {"PYTHONPATH": ""}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return result.returncode, result.stdout, result.stderr

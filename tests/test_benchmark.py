@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
+
 import fetch_oxford_iiit_pets as pets
 from dataset.batches import divide
 from experiments import agreement
 
 
+@pytest.mark.slow
 def test_benchmark_measures_and_writes_everything(script, tmp_path):
     script(
         "experiments.benchmark",
@@ -44,5 +47,5 @@ def test_either_step_learns_the_same_from_the_same_seed(monkeypatch, tmp_path):
     of_seeds = [[agreement.train_once(way, seed, *parts, 1, 1e-4) for way in agreement.WAYS] for seed in (0, 1)]
     assert abs(of_seeds[0][0] - of_seeds[1][0]) > 0.1  # it can differ
     for original, ours_float32, ours in of_seeds:
-        assert abs(ours_float32 - original) < 0.005
+        assert abs(ours_float32 - original) < 0.02
         assert abs(ours - original) < 0.02

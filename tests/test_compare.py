@@ -16,6 +16,7 @@ def toy(tmp_path, monkeypatch):
     return tmp_path / "toy"
 
 
+@pytest.mark.slow
 def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)), ("GROUPS", ("study", "labels")),
                         ("AT_ONCE", 1),
@@ -43,6 +44,7 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     assert results.rows(toy / "published") == rows
 
 
+@pytest.mark.slow
 def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
     settings = ("", "LOSS=unheard-of", "LOSS=ce")
     for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("LEVERS", settings), ("SEEDS", (0,)),

@@ -146,6 +146,7 @@ def test_the_toy_set_is_taken_only_when_asked_for(tmp_path, monkeypatch):
     assert pets.data_name() == "toy"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "oxford-iiit-pet").exists(), reason="the real data are not here")
 def test_real_data_have_their_published_counts(monkeypatch):
     monkeypatch.setattr(pets, "DATA_ROOT", str(SHARED))

@@ -5,6 +5,7 @@ import http.server
 import io
 import re
 import resource
+import socket
 import tarfile
 import threading
 import time
@@ -159,6 +160,20 @@ def test_a_full_disk_is_told_and_what_came_is_kept(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file.tar.gz.part"]
     fetch(tmp_path, server.url)
     assert server.asked[1] > 400_000
+
+
+def test_why_no_host_answered_is_told_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BACK_OFF", 0.0)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and never answers
+    port = silent.getsockname()[1]
+    said = refused(tmp_path, "http://127.0.0.1:9/a", "http://no.such.host.invalid/a", f"http://127.0.0.1:{port}/a")
+    silent.close()
+    assert "from 127.0.0.1:9: connection refused, 4 times" in said
+    assert "from no.such.host.invalid: its name is not known" in said
+    assert f"from 127.0.0.1:{port}: no answer for 0.2 s, 4 times" in said
+    assert len(said) < 450
+    assert "Pool" not in said
 
 
 def test_retry_after_is_heeded_within_bounds():

@@ -100,6 +100,7 @@ def kill_often(start, folder, kills):
     return lost
 
 
+@pytest.mark.slow
 def test_killed_eight_times_nothing_is_lost_and_the_weights_are_the_same(start, tmp_path):
     assert kill_often(start, tmp_path / "toy", 8) == 0
 
@@ -230,6 +231,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_fault_of_ours_is_no_full_disk(tmp_path):
+    def fail(part):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        write_atomically(tmp_path / "file.pt", fail)
 
 
 def test_one_thread_and_two_agree(start, tmp_path):

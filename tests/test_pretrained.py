@@ -85,6 +85,7 @@ def images_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
 
 
 @needs_lite0
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
 def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
     state = encoder_weights.renamed_lite0(load_file(package_file()))

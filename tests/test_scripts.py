@@ -107,6 +107,33 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epochs_before(sc
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
+PROGRAMS = [path.name for path in sorted(ROOT.glob("*.py")) if 'if __name__ == "__main__"' in path.read_text()]
+EXPERIMENTS = [
+    f"experiments.{path.stem}"
+    for path in sorted((ROOT / "experiments").glob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_shows_the_docstring_and_every_constant_with_its_comment(script, program, flag):
+    printed = script(program, flag)
+    module = __import__(program.removesuffix(".py"))
+    assert printed.startswith(module.__doc__.splitlines()[0])
+    for name, value in settings.constants(module).items():
+        assert f"{name}={value if not isinstance(value, tuple) else ''}"[:40] in printed
+    if program == "train.py":
+        assert re.search(r"^  How$(\n    .*)*\n    BATCH_SIZE=8 +images per step$", printed, re.MULTILINE)
+        assert "JITTER=0.3" in printed and "DATA_ROOT=." in printed
+
+
+def test_experiments_run_as_modules_and_know_their_command(script):
+    assert len(EXPERIMENTS) >= 6
+    for program in EXPERIMENTS:
+        assert f"python -m {program}" in script(program, "--help")
+
+
 def test_constants_keep_their_type():
     assert settings.parse("A", "1,6", (1, 2)) == (1, 6)
     assert settings.parse("A", "segnet", ("a", "b")) == ("segnet",)
