@@ -136,6 +136,16 @@ def data_name() -> str:
     return "oxford" if longest > 256 else "oxford-256px-copy"
 
 
+def identity(split: str) -> str:
+    """A checksum of which files a split consists of, and of how this code reads them."""
+    return cache.identity_of(data_folder(), cache.read_list(data_folder(), split))
+
+
+def trimap_at_own_size(pair: cache.Pair) -> Tensor:
+    """A trimap (1, H, W), uint8, as the data set has it, but classes from 0."""
+    return cache.read_trimap(data_folder(), pair)
+
+
 def class_shares(trimaps: Tensor) -> Tensor:
     """Share of pixels of each class, (3,), averaged over trimaps (N, 1, S, S)."""
     return torch.stack([(trimaps == c).float().mean() for c in range(len(CLASSES))])

@@ -4,6 +4,7 @@ Pixel accuracy flatters: on an image whose pet fills a tenth, "all background" i
 ten. IoU (intersection over union of the predicted and the true region of a class) counts only what was found.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,14 @@ class IoULoss(nn.Module):
 
     def forward(self, pred: Tensor, gt: Tensor) -> Tensor:
         return -IoUMetric(pred, gt, self.softmax).log()
+
+
+def segmentation_loss(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
+    """Cross-entropy ("ce"), IoULoss ("iou") or their sum ("ce+iou"); logits (B, 3, H, W), trimaps (B, 1, H, W)."""
+    if kind == "ce":
+        return F.cross_entropy(logits, trimaps[:, 0])
+    iou = IoULoss(softmax=True)(logits, trimaps)
+    return iou if kind == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
 
 
 def near_contour(trimaps: Tensor, radius: int) -> Tensor:
@@ -139,16 +148,41 @@ class Evaluation(NamedTuple):
     matrices: Tensor  # confusion matrices (N, 3, 3)
     soft: Tensor  # IoUMetric (N,)
     contour: Tensor  # confusion matrices (N, 3, 3) of the pixels near the contour
+    two_class: Tensor  # the same of pet against background, border pixels left out
+    own_size: Tensor | None = None  # the same at each image's own size, against the trimap as the data set has it
 
 
 def summary(found: Evaluation) -> dict[str, object]:
     """All results over all images as one data set: nothing depends on batches."""
     total = found.matrices.sum(0)
     results: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
-    return results | {
-        "custom_iou": float(found.soft.double().mean()),
-        "class_iou": class_iou(total).tolist(),
-        "contour_mean_iou": float(mean_iou(found.contour.sum(0))),
+    return (
+        results
+        | {
+            "custom_iou": float(found.soft.double().mean()),
+            "class_iou": class_iou(total).tolist(),
+            "contour_mean_iou": float(mean_iou(found.contour.sum(0))),
+            "two_class": two_class_summary(found.two_class.sum(0)),
+        }
+        | ({"own_size": own_size_summary(found.own_size.sum(0))} if found.own_size is not None else {})
+    )
+
+
+def two_class_summary(matrix: Tensor) -> dict[str, float]:
+    """Pet against background. The data set's own README calls its class 3, our border, "Not classified"."""
+    of_class = class_iou(matrix)
+    return {
+        "pixel_accuracy": float(pixel_accuracy(matrix)),
+        "pet_iou": float(of_class[PET]),
+        "background_iou": float(of_class[BACKGROUND]),
+    }
+
+
+def own_size_summary(matrix: Tensor) -> dict[str, object]:
+    return {
+        "pixel_accuracy": float(pixel_accuracy(matrix)),
+        "mean_iou": float(mean_iou(matrix)),
+        "class_iou": class_iou(matrix).tolist(),
     }
 
 
@@ -192,25 +226,50 @@ def by_group(matrices: Tensor, groups: list[str]) -> dict[str, dict[str, float]]
 
 
 def evaluate(
-    network: nn.Module, images: Tensor, trimaps: Tensor, precision: torch.dtype, mirror: bool = False
+    network: nn.Module,
+    images: Tensor,
+    trimaps: Tensor,
+    precision: torch.dtype,
+    mirror: bool = False,
+    own_trimap: Callable[[int], Tensor] | None = None,
 ) -> Evaluation:
-    """What the results of a network are computed from: images (N, 3, H, W), uint8, and trimaps (N, 1, H, W)."""
-    parts, start = [], 0
+    """What the results of a network are computed from.
+
+    images: (N, 3, H, W), uint8; trimaps: (N, 1, H, W), integer; own_trimap: the trimap (1, h, w) of image number i at
+    its own size, to which its logits are then brought bilinearly.
+    """
+    parts, own, start = [], [], 0
     for logits in logits_of(network, images, precision, mirror):
         truth = trimaps[start : start + len(logits)].to(logits.device)
+        parts.append(compare(logits, truth))
+        own += [compare_at_own_size(one, own_trimap(start + i)) for i, one in enumerate(logits)] if own_trimap else []
         start += len(logits)
-        labels = logits.argmax(1, keepdim=True)
-        parts.append((
-            confusion(labels, truth),
-            soft_iou(logits, truth, softmax=True),
-            confusion(labels, truth, contour_of(truth)),
-        ))  # fmt: skip
-    return Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)))
+    return Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)), torch.stack(own) if own else None)
 
 
-def all_background(trimaps: Tensor) -> Evaluation:
+def compare(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first four fields of an Evaluation, from logits (B, 3, H, W) and trimaps (B, 1, H, W)."""
+    labels = logits.argmax(1, keepdim=True)
+    pet_or_background = torch.where(logits[:, [BACKGROUND]] > logits[:, [PET]], BACKGROUND, PET)
+    return (
+        confusion(labels, truth),
+        soft_iou(logits, truth, softmax=True),
+        confusion(labels, truth, contour_of(truth)),
+        confusion(pet_or_background, truth, truth != BORDER),
+    )
+
+
+def compare_at_own_size(logits: Tensor, truth: Tensor) -> Tensor:
+    """Confusion matrix (3, 3) of logits (3, H, W) at the size of a trimap (1, h, w)."""
+    enlarged = F.interpolate(logits[None], truth.shape[-2:], mode="bilinear")
+    return confusion(enlarged.argmax(1, keepdim=True), truth[None].to(logits.device))[0].cpu()
+
+
+def all_background(trimaps: Tensor, own_trimap: Callable[[int], Tensor]) -> Evaluation:
     """The baseline that calls every pixel background."""
-    labels = torch.full_like(trimaps, BACKGROUND)
-    probabilities = F.one_hot(torch.tensor(BACKGROUND), len(CLASSES)).view(1, -1, 1, 1).float()
-    soft = [soft_iou(probabilities.expand(1, -1, *t.shape[-2:]), t[None]) for t in trimaps]
-    return Evaluation(confusion(labels, trimaps), torch.cat(soft), confusion(labels, trimaps, contour_of(trimaps)))
+    logits = torch.full((1, len(CLASSES), *trimaps.shape[-2:]), -torch.inf)
+    logits[:, BACKGROUND] = 0
+    parts = [compare(logits, trimap[None]) for trimap in trimaps]
+    own = [own_trimap(i) for i in range(len(trimaps))]
+    own = torch.cat([confusion(torch.full_like(trimap, BACKGROUND)[None], trimap[None]) for trimap in own])
+    return Evaluation(*(torch.cat(tensors) for tensors in zip(*parts)), own)

@@ -155,9 +155,49 @@ class UNetDSC(UNet):
     conv = DepthwiseSeparableConv2d
 
 
+class BilinearDSC(ImageSegmentationDSC):
+    """Separable, with nothing handed over: the decoder upsamples bilinearly. For comparison: what do indices give?"""
+
+    @staticmethod
+    def down(x: Tensor) -> tuple[Tensor, object]:
+        return F.max_pool2d(x, 2), x.shape[-2:]
+
+    @staticmethod
+    def up(x: Tensor, kept: object) -> Tensor:
+        return F.interpolate(x, kept, mode="bilinear")
+
+
+class BilinearMapsDSC(ImageSegmentationDSC):
+    """BilinearDSC with the encoder's maps added, as in LinkNet (arXiv 1707.03718): no parameter more."""
+
+    @staticmethod
+    def down(x: Tensor) -> tuple[Tensor, object]:
+        return F.max_pool2d(x, 2), x
+
+    @staticmethod
+    def up(x: Tensor, kept: object) -> Tensor:
+        return F.interpolate(x, kept.shape[-2:], mode="bilinear") + kept
+
+
+class SegNetMapsDSC(ImageSegmentationDSC):
+    """The separable SegNet with the encoder's maps added to what is unpooled by its indices."""
+
+    @staticmethod
+    def down(x: Tensor) -> tuple[Tensor, object]:
+        pooled, places = max_pool(x)
+        return pooled, (places, x)
+
+    @staticmethod
+    def up(x: Tensor, kept: object) -> Tensor:
+        places, handed_over = kept
+        return max_unpool(x, places, handed_over.shape[-2:]) + handed_over
+
+
 # As NETWORKS in train.py names them
 SEGNETS = {"segnet": ImageSegmentation, "segnet_dsc": ImageSegmentationDSC}
-NETWORKS = SEGNETS | {"unet": UNet, "unet_dsc": UNetDSC}
+UNETS = {"unet": UNet, "unet_dsc": UNetDSC}
+DECODERS = {"bilinear_dsc": BilinearDSC, "bilinear_maps_dsc": BilinearMapsDSC, "segnet_maps_dsc": SegNetMapsDSC}
+NETWORKS = SEGNETS | UNETS | DECODERS
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -10,6 +10,7 @@ Every result is over the whole test split at once; "batch_mean" in a row is the 
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from common.files import append_line, write_atomically
 from common.inference import logits_of
 from common.settings import UserError
 from common.trimap import BACKGROUND, CLASSES
+from dataset import cache
 from dataset.cache import Split
 from segnet import count_parameters
 
@@ -91,7 +93,8 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     about: what the checkpoint says of its training.
     """
     start = time.perf_counter()
-    found = metrics.evaluate(network, split.images, split.trimaps, machine.precision(PRECISION), MIRROR)
+    dtype = machine.precision(PRECISION)
+    found = metrics.evaluate(network, split.images, split.trimaps, dtype, MIRROR, own_trimap_of(split))
     seconds = time.perf_counter() - start
     constants = about.get("constants", {})
     row = {
@@ -102,6 +105,8 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
         "frozen": constants.get("FREEZE_ENCODER", False),
         "skips": about.get("skips", False),
         "train_share": constants.get("TRAIN_SHARE"),
+        "version": about.get("version", 1),
+        "constants": constants,
         "data": pets.data_name(),
         "train_images": about.get("train_images"),
         "test_images": len(split.images),
@@ -116,12 +121,35 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     row |= {
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds(network, pets.IMAGE_SIZE),
-        "kept_bytes": kept_bytes(network, pets.IMAGE_SIZE),
+        "kept_bytes": kept_bytes(network, pets.IMAGE_SIZE, machine.precision(PRECISION)),
         "train_seconds": about.get("train_seconds"),
         "test_seconds": seconds,
     }
-    row |= {key: about.get(key) for key in ("machine", "threads", "torch", "commit", "command")}  # fmt: skip
-    return row, found.matrices
+    return row | of_all_legs(about) | of_this_test(), found.matrices
+
+
+def own_trimap_of(split: Split) -> Callable[[int], Tensor]:
+    """Reads the trimap of image number i at its own size."""
+    return lambda i: pets.trimap_at_own_size(split.pairs[i])
+
+
+def of_all_legs(about: dict[str, object]) -> dict[str, object]:
+    """Machine, commit, command and so on of a checkpoint's training; where its legs differ, those of each."""
+    legs = about.get("legs") or [about]  # version 1 kept one
+    keys = ("machine", "threads", "torch", "commit", "command")
+    by_leg = {key: list(dict.fromkeys(leg.get(key) for leg in legs)) for key in keys}
+    return {key: found[0] if len(found) == 1 else ", then ".join(map(str, found)) for key, found in by_leg.items()}
+
+
+def of_this_test() -> dict[str, object]:
+    return {
+        "precision": machine.precision_name(PRECISION),
+        "mirror": MIRROR,
+        "truth": cache.TRUTH,
+        "test_commit": machine.commit(),
+        "test_command": machine.command(),
+        "test_machine": machine.name(),
+    }
 
 
 def results_of(found: metrics.Evaluation, split: Split) -> dict[str, object]:
@@ -139,8 +167,9 @@ def baseline(split: Split) -> dict[str, object]:
     """The row of a "network" that calls every pixel background: what any network has to beat."""
     row = {"run": "baseline", "network": "all_background", "head": None, "data": pets.data_name(), "train_images": 0}
     row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
-    row |= results_of(metrics.all_background(split.trimaps), split)
-    return row | {"parameters": 0, "train_seconds": 0, "test_seconds": 0} | machine.about()
+    row |= results_of(metrics.all_background(split.trimaps, own_trimap_of(split)), split)
+    row |= {"version": results.VERSION, "parameters": 0, "train_seconds": 0, "test_seconds": 0}
+    return row | machine.about() | of_this_test()
 
 
 def from_torchmetrics(network: nn.Module, split: Split) -> dict[str, float]:
@@ -214,7 +243,8 @@ def check_unpublished() -> None:
 
 
 def is_published(run: str, network: str) -> bool:
-    return any((row["run"], row["network"]) == (run, network) for row in results.rows(pets.published_folder()))
+    rows = results.rows(pets.published_folder())
+    return (run, network, results.VERSION) in {(row["run"], row["network"], row.get("version", 1)) for row in rows}
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, machine, pictures, settings
+from common import checkpoints, machine, pictures, results, settings
 from common.settings import UserError
 from common.trimap import BORDER
 from dataset import augment
-from dataset.batches import batches, divide, resized, steps_in
+from dataset.batches import batches, divide, steps_in
 from dataset.cache import Split
 
 # What is trained
@@ -42,7 +41,7 @@ SKIP_FEATURES = False  # True: the decoder gets the encoder's finer maps too, as
 # On what
 VALIDATION_SHARE = 0.0  # of each breed's images kept out of training to choose constants by, e.g. 0.1
 TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
-SIZES = (64, 64, 96, 128, 128)  # px a side; the epochs are dealt out evenly to these
+SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out evenly to these, the last is at 1.0
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
@@ -62,9 +61,27 @@ THREADS = 0  # 0: one per core
 PRECISION = "auto"  # bfloat16 convolutions where the hardware has them; or "bfloat16", "float32"
 CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 
-# Which of these may differ when a run is resumed
+# What the constants may be: one of these, or from the first number to the second
+CHOICES = {
+    "NETWORKS": tuple(segnet.NETWORKS),
+    "HEAD": ("linear", "original"),
+    "LOSS": ("ce", "iou", "ce+iou"),
+    "OPTIMIZER": ("adamw", "adam"),
+    "SCHEDULE": ("one_cycle", "step"),
+}
+RANGES = {
+    **dict.fromkeys(("BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), (1, math.inf)),
+    **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE", "ENCODER_RATE"), (1e-12, math.inf)),
+    "WEIGHT_DECAY": (0, math.inf),
+    "VALIDATION_SHARE": (0, 0.99),
+    "TRAIN_SHARE": (1e-6, 1),
+    "SIZES": (0.01, 1),
+    "WARM_UP": (0.001, 0.999),
+}
+
+# Which of them may differ when a run is resumed
 FIXED = frozenset(  # never
-    {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED"}
+    {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED", "IMAGE_SIZE", "VALIDATION_SHARE", "TRAIN_SHARE"}
     | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES"}
 )
 ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
@@ -74,11 +91,12 @@ def main() -> None:
     machine.stop_on_signals()
     check_constants()
     machine.set_up(THREADS)
-    split = pets.load("trainval")
-    train_set, validation_set = divide(split, VALIDATION_SHARE, TRAIN_SHARE)
+    sizes = sorted({size_in(epoch) for epoch in range(*EPOCHS)})  # the last is IMAGE_SIZE
+    parts = {size: divide(pets.load("trainval", size), VALIDATION_SHARE, TRAIN_SHARE) for size in sizes}
+    train_sets, validation_set = {size: part[0] for size, part in parts.items()}, parts[pets.IMAGE_SIZE][1]
     try:
         for network in NETWORKS:
-            train_network(network, train_set, validation_set)
+            train_network(network, train_sets, validation_set)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on after the newest complete epoch")
 
@@ -87,38 +105,15 @@ def check_constants() -> None:
     """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
-    if not (SIZES and NETWORKS):
-        raise UserError("SIZES and NETWORKS have at least one entry each")
-    for name, values, known in (
-        ("NETWORKS", NETWORKS, tuple(segnet.NETWORKS)),
-        ("HEAD", (HEAD,), ("linear", "original")),
-        ("LOSS", (LOSS,), ("ce", "iou", "ce+iou")),
-        ("OPTIMIZER", (OPTIMIZER,), ("adamw", "adam")),
-        ("SCHEDULE", (SCHEDULE,), ("one_cycle", "step")),
-    ):
-        for value in values:
-            if value not in known:
-                raise UserError(f"{name}={value}: there are {', '.join(known)}")
-    for names, allowed, is_allowed in (
-        (("BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), "at least 1", lambda value: value >= 1),
-        (("LEARNING_RATE", "FULL_CONV_RATE", "ENCODER_RATE"), "above 0", lambda value: value > 0),
-        (("WEIGHT_DECAY",), "at least 0", lambda value: value >= 0),
-        (("VALIDATION_SHARE",), "in [0, 1)", lambda value: 0 <= value < 1),
-        (("TRAIN_SHARE",), "in (0, 1]", lambda value: 0 < value <= 1),
-        (("WARM_UP",), "in (0, 1)", lambda value: 0 < value < 1),
-    ):
-        for name in names:
-            if not is_allowed(globals()[name]):
-                raise UserError(f"{name}={globals()[name]}: {name} is {allowed}")
+    settings.check(globals(), CHOICES, RANGES)
     if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
     machine.precision(PRECISION)
     for network in NETWORKS:
         with torch.device("meta"):  # without its weights
             pretrained.build(pretrained.full_name(network, ENCODER), **shape())
-    smallest = 2**STAGES
-    if min(*SIZES, pets.IMAGE_SIZE) < smallest:
-        raise UserError(f"SIZES and IMAGE_SIZE are at least {smallest} px, since the networks halve {STAGES} times")
+    if pets.IMAGE_SIZE < 2**STAGES:
+        raise UserError(f"IMAGE_SIZE is at least {2**STAGES} px, since the networks halve {STAGES} times")
 
 
 def shape() -> dict[str, object]:
@@ -126,12 +121,16 @@ def shape() -> dict[str, object]:
     return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
 
 
-def train_network(name: str, train_set: Split, validation_set: Split) -> None:
-    """Trains one network through EPOCHS, going on from the newest epoch that its folder holds."""
+def train_network(name: str, train_sets: dict[int, Split], validation_set: Split) -> None:
+    """Trains one network through EPOCHS, going on from the newest epoch that its folder holds.
+
+    train_sets: the same images at each size that an epoch asks for, by size in px.
+    """
     name = pretrained.full_name(name, ENCODER)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
-    about = {"network": name, **shape(), "data": pets.data_name(), "train_images": len(train_set.images),
-             "constants": constants(), **machine.about()}  # fmt: skip
+    about = {"network": name, **shape(), "version": results.VERSION, "data": pets.data_name(),
+             "data_identity": pets.identity("trainval"), "train_images": len(train_sets[pets.IMAGE_SIZE].images),
+             "constants": constants(), "legs": []}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
         network = pretrained.build(name, **shape())
@@ -140,11 +139,11 @@ def train_network(name: str, train_set: Split, validation_set: Split) -> None:
         network.to(machine.device(), memory_format=torch.channels_last)
         optimizer = make_optimizer(network)
         random = torch.Generator().manual_seed(SEED)
-        history = resume(folder, network, optimizer, random)
+        history = resume(folder, network, optimizer, random, about)
         for epoch in range(len(history) + 1, EPOCHS[1]):
             start = time.perf_counter()
             size = size_in(epoch)
-            loss = train_epoch(network, optimizer, resized(train_set, size), epoch, random)
+            loss = train_epoch(network, optimizer, train_sets[size], epoch, random)
             row = {"epoch": epoch, "size": size, "loss": loss} | validate(network, validation_set)
             history.append(row | {"seconds": time.perf_counter() - start})
             machine.saving.set()
@@ -157,7 +156,7 @@ def train_network(name: str, train_set: Split, validation_set: Split) -> None:
 
 def prepare_encoder(network: nn.Module, new: bool = True) -> None:
     """Gives the encoder of a new run its pretrained weights; freezes it if it is to stay as it is."""
-    pretrained.check_sizes(network, (*SIZES, pets.IMAGE_SIZE))
+    pretrained.check_sizes(network, tuple(size_in(epoch) for epoch in range(*EPOCHS)))
     if new:
         print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
     for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
@@ -184,38 +183,49 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
 
 
 def resume(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+    folder: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    random: torch.Generator,
+    about: dict[str, object],
 ) -> list[dict[str, object]]:
-    """Puts everything as it was after the newest complete epoch; returns its history, empty for a new run."""
+    """Puts everything as it was after the newest complete epoch; returns its history, empty for a new run.
+
+    The leg that begins here joins those before in about["legs"].
+    """
     state = checkpoints.read_state(folder)
     history = state["history"] if state else []
     first, end = EPOCHS
     if first > len(history) + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
-    if not state:
-        return history
-    if differ := differing(state["constants"], len(history)):
-        raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
-    of_this_leg = [{name: group[name] for name in ("share", "weight_decay")} for group in optimizer.param_groups]
-    network.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    for group, own in zip(optimizer.param_groups, of_this_leg):
-        group.update(own)  # loading brought back those of the leg before
-    random.set_state(state["random"])
-    torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
-    checkpoints.write_history(folder, history)  # where a kill came between the state and its table
-    print(f"going on after epoch {len(history)} in {folder}")
+    leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(PRECISION)}
+    legs = state.get("legs", []) if state else []
+    about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
+    if state:
+        if differ := differing(state, about, len(history)):
+            raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
+        checkpoints.restore(state, network, optimizer, random)
+        checkpoints.write_history(folder, history)  # where a kill came between the state and its table
+        print(f"going on after epoch {len(history)} in {folder}")
     return history
 
 
-def differing(begun_with: dict[str, object], epochs_done: int) -> str:
-    """The constants that a run was begun with and that differ now where they must not; "" if none do."""
+def differing(state: dict[str, object], about: dict[str, object], epochs_done: int) -> str:
+    """What a run was begun with that differs now and must not, "" if nothing does.
+
+    Where EPOCHS begins after the epochs that are there, it asks for a new leg: constants not FIXED may be others then,
+    and so may device and precision. Where all EPOCHS are there already nothing is trained, and EPOCHS may be others.
+    """
     first, end = EPOCHS
-    new_leg = first == epochs_done + 1  # asked for by EPOCHS: other constants are meant
-    is_done = end <= epochs_done + 1
+    new_leg, is_done = first == epochs_done + 1, end <= epochs_done + 1
     compared = FIXED if new_leg else constants().keys() - ({"EPOCHS"} if is_done else set())
-    was = {name: begun_with.get(name) for name in sorted(compared)}
-    return ", ".join(f"{name}={value}" for name, value in was.items() if value != constants()[name])
+    defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
+    now = {name: constants()[name] for name in compared} | {"data": about["data_identity"][:12]}
+    was = state["constants"] | {"data": state.get("data_identity", about["data_identity"])[:12]}
+    if not new_leg and state.get("legs"):
+        for key in ("device", "precision"):
+            was[key], now[key] = state["legs"][-1][key], about["legs"][-1][key]
+    return checkpoints.differing(was, now, defaults)
 
 
 def constants() -> dict[str, object]:
@@ -226,9 +236,11 @@ def constants() -> dict[str, object]:
 
 
 def size_in(epoch: int) -> int:
-    """Side of the images of an epoch, px."""
+    """Side of the images of an epoch, px: a multiple of what the network's stages halve; IMAGE_SIZE in the last."""
     first, end = EPOCHS
-    return SIZES[(epoch - first) * len(SIZES) // (end - first)]
+    share = 1.0 if epoch == end - 1 else SIZES[max(0, epoch - first) * len(SIZES) // (end - first)]
+    step = 2**STAGES
+    return pets.IMAGE_SIZE if share == 1 else max(step, round(share * pets.IMAGE_SIZE / step) * step)
 
 
 def rate_at(progress: float, epoch: int) -> float:
@@ -238,14 +250,6 @@ def rate_at(progress: float, epoch: int) -> float:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
         return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
     return 0.7 ** ((epoch - 1) // 7)
-
-
-def loss_of(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
-    """kind: as LOSS; logits (B, 3, H, W), float32; trimaps (B, 1, H, W), long."""
-    if kind == "ce":
-        return F.cross_entropy(logits, trimaps[:, 0])
-    iou = metrics.IoULoss(softmax=True)(logits, trimaps)
-    return iou if kind == "iou" else iou + F.cross_entropy(logits, trimaps[:, 0])
 
 
 def train_epoch(
@@ -290,7 +294,7 @@ def train_step(
     """
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         logits = network(images)  # (B, 3, H, W)
-    value = loss_of(loss, logits.float(), trimaps)
+    value = metrics.segmentation_loss(loss, logits.float(), trimaps)
     optimizer.zero_grad()
     value.backward()
     optimizer.step()

@@ -37,14 +37,15 @@ def save(
 ) -> None:
     """Saves an epoch: first its weights, then the state that names them, so every state has its weights.
 
-    about: what builds the network (see `pretrained.load_network`), and "constants".
+    about: what builds the network (see `pretrained.load_network`), and "constants", "data_identity" and "legs".
     """
     epoch = len(history)
     seconds = sum(row["seconds"] for row in history)
     weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
     write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
     state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "torch_random": torch.get_rng_state(),
-             "history": history, "constants": about["constants"]}  # fmt: skip
+             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+             "history": history, **{key: about[key] for key in ("constants", "data_identity", "legs")}}  # fmt: skip
     write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
     write_history(folder, history)
 
@@ -52,26 +53,60 @@ def save(
 def read_state(folder: Path) -> dict[str, object] | None:
     """What `save` wrote of the newest complete epoch, its weights included; None for a new run.
 
-    Raises UserError for files that are damaged or not of a run.
+    Raises UserError for files that are damaged or not of a run, and for epochs that the state doesn't know.
     """
     path = folder / "state.pt"
-    if not path.exists():
-        return None
-    state = load_file(path)
-    if not {"optimizer", "random", "torch_random", "history", "constants"} <= set(state) or not state["history"]:
+    state = load_file(path) if path.exists() else {"history": []}
+    if path.exists() and (
+        not {"optimizer", "random", "torch_random", "history", "constants"} <= set(state) or not state["history"]
+    ):
         raise UserError(f"{path} is not the state of a run; delete {folder} to begin anew")
-    return state | {"weights": load_file(weights_path(folder, len(state["history"])))["weights"]}
+    done = len(state["history"])
+    if stray := [epoch for epoch in epochs_in(folder) if epoch > done + 1]:  # one may be there, from a killed run
+        raise UserError(
+            f"{folder} holds epoch {stray[-1]}, but its state knows {done}; delete that folder, or choose another RUN"
+        )
+    return state | {"weights": load_file(weights_path(folder, done))["weights"]} if done else None
+
+
+def restore(
+    state: dict[str, object], network: nn.Module, optimizer: torch.optim.Optimizer, random: torch.Generator
+) -> None:
+    """Puts weights, optimiser and random numbers as they were when `save` wrote the state."""
+    network.load_state_dict(state["weights"])
+    of_this_leg = [{name: group[name] for name in ("share", "weight_decay")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state["optimizer"])
+    for group, own in zip(optimizer.param_groups, of_this_leg):
+        group.update(own)  # loading brought back those of the leg before
+    random.set_state(state["random"])
+    torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
+    if torch.cuda.is_available() and state.get("cuda_random"):
+        torch.cuda.set_rng_state_all(state["cuda_random"])
+
+
+def differing(was: dict[str, object], now: dict[str, object], defaults: dict[str, object]) -> str:
+    """Those of `now` that were otherwise, as "NAME=VALUE, ..." of then; "" if there are none.
+
+    What `was` lacks had its default: an old state doesn't know the constants that came later.
+    """
+    earlier = {name: was.get(name, defaults.get(name)) for name in sorted(now)}
+    return ", ".join(f"{name}={value}" for name, value in earlier.items() if value != now[name])
+
+
+def epochs_in(folder: Path) -> list[int]:
+    """The numbers of the epochs with saved weights, in order."""
+    names = [re.fullmatch(r"epoch_(\d+)\.pt", path.name) for path in folder.glob("epoch_*.pt")]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def newest_epoch(folder: Path) -> int:
     """The number of the newest epoch with saved weights. Raises UserError if there is none."""
-    names = [re.fullmatch(r"epoch_(\d+)\.pt", path.name) for path in folder.glob("epoch_*.pt")]
-    epochs = [int(name[1]) for name in names if name]
+    epochs = epochs_in(folder)
     if not epochs:
         others = sorted({path.parent.name for path in folder.parent.glob("*/epoch_*.pt")})
         hint = f"NETWORKS={','.join(others)} are there" if others else "train first: python train.py"
         raise UserError(f"no trained network in {folder}; {hint}")
-    return max(epochs)
+    return epochs[-1]
 
 
 def write_history(folder: Path, history: list[dict[str, object]]) -> None:

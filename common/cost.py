@@ -24,9 +24,14 @@ def multiply_adds(network: nn.Module, size: int) -> int:
 
 
 @torch.inference_mode()
-def kept_bytes(network: nn.Module, size: int) -> int:
-    """Bytes, in float32, that the decoder is given beside the bottleneck: places of maxima, or whole maps."""
-    _, handed_over = network.eval().encode(blank_image(network, size))
+def kept_bytes(network: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes per image that the decoder is given beside the bottleneck: places of maxima, or whole maps.
+
+    dtype: of the convolutions; maps of bfloat16 take half of float32's bytes, places always 2 bits per window.
+    """
+    image = blank_image(network, size)
+    with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        _, handed_over = network.eval().encode(image)
     return sum(tensor.nbytes for tensor in tensors_in(handed_over))
 
 

@@ -63,10 +63,13 @@ def append_line(path: Path, line: str) -> None:
         raise UserError(f"{path} could not be written: {error}; make room there or allow writing") from error
 
 
-def load_file(path: Path) -> dict[str, object]:
-    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code."""
+def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
+    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code.
+
+    mmap: tensors are mapped into memory, and read when they are used.
+    """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except pickle.UnpicklingError as error:

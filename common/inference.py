@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+PIXELS = 64 * 128 * 128  # in a batch, so that memory does not grow with the size of the images
+
 
 def as_input(images: Tensor, device: torch.device) -> Tensor:
     """Bytes (B, 3, H, W) -> floats in [0, 1] on the device, channels last, as the networks take them fastest."""
@@ -13,14 +15,13 @@ def as_input(images: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def logits_of(
-    network: nn.Module, images: Tensor, precision: torch.dtype, mirror: bool = False, batch_size: int = 64
-) -> Iterator[Tensor]:
+def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, mirror: bool = False) -> Iterator[Tensor]:
     """Logits (B, 3, H, W), float32, batch by batch, of images (N, 3, H, W), uint8.
 
     mirror: the mean of the probabilities of an image and of its mirror image, as logits.
     """
     network.eval()
+    batch_size = max(1, PIXELS // (images.shape[-2] * images.shape[-1]))
     device = next(network.parameters()).device
     for batch in images.split(batch_size):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -87,6 +87,11 @@ def precision(name: str) -> torch.dtype:
     return types[name]
 
 
+def precision_name(name: str) -> str:
+    """What `precision` makes of a name: "bfloat16" or "float32"."""
+    return str(precision(name)).removeprefix("torch.")
+
+
 def peak_memory_mib() -> int:
     """The most memory that this process has had, on the GPU if there is one; 0 where the system doesn't tell."""
     if torch.cuda.is_available():

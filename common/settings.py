@@ -5,6 +5,7 @@ holds a new value to the type of the old one, and prints them for --help.
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import inspect
@@ -82,10 +83,37 @@ def parse(name: str, text: str, default: object) -> object:
     return value
 
 
+def check(
+    values: dict[str, object], choices: dict[str, tuple[str, ...]], ranges: dict[str, tuple[float, float]]
+) -> None:
+    """Raises UserError for the first constant in `values` that is none of its choices, or out of its range.
+
+    The entries of a tuple are held to them one by one, and there is at least one.
+    """
+    for name, allowed in (*choices.items(), *ranges.items()):
+        entries = values[name] if isinstance(values[name], tuple) else (values[name],)
+        if not entries:
+            raise UserError(f"{name} is empty; give at least one")
+        for entry in entries:
+            if name in choices and entry not in allowed:
+                raise UserError(f"{name}={entry}: there are {', '.join(allowed)}")
+            if name in ranges and not allowed[0] <= entry <= allowed[1]:
+                raise UserError(f"{name}={entry}: {name} is from {allowed[0]:g} to {allowed[1]:g}")
+
+
 def constants(module: ModuleType) -> dict[str, object]:
     """All constants that a module itself assigns, not those that it imports, by name."""
     found = {name: vars(module)[name] for name, _ in assignments(module.__file__)}
     return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, tuple))}
+
+
+def defaults(module: ModuleType) -> dict[str, object]:
+    """The constants' values as the module's source has them, whatever the command line says."""
+    found = {}
+    for name, node in assignments(module.__file__):
+        with contextlib.suppress(ValueError):  # computed, and so no option
+            found[name] = ast.literal_eval(node.value)
+    return found
 
 
 @functools.cache

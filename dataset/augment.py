@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.trimap import CLASSES
+
 FLIP = 0.5  # probability of a horizontal flip
 JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1-JITTER to 1+JITTER
 ZOOM = 0.0  # images are magnified by 1-ZOOM to 1+ZOOM and shifted by up to ZOOM/4 of a side; 0: never
@@ -51,12 +53,13 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
 
 
 def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turns, magnifies and shifts each image (float): bilinear, edges mirrored; its trimap: nearest."""
+    """Turns, magnifies and shifts each image (float), bilinearly, edges mirrored; labels go where most of theirs go."""
     angle, zoom, right, down = 2 * torch.rand(4, len(images), generator=random) - 1
     angle, scale = angle * ROTATION * torch.pi / 180, 1 / (1 + zoom * ZOOM)
     cos, sin = angle.cos() * scale, angle.sin() * scale
     rows = [torch.stack(row, 1) for row in ((cos, -sin, right * ZOOM / 2), (sin, cos, down * ZOOM / 2))]
     grid = F.affine_grid(torch.stack(rows, 1).to(images.device), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
-    labels = F.grid_sample(trimaps.to(images.dtype), grid, "nearest", "reflection", align_corners=False)
-    return moved, labels.to(trimaps.dtype)
+    one_hot = F.one_hot(trimaps[:, 0].long(), len(CLASSES)).permute(0, 3, 1, 2).to(images.dtype)
+    shares = F.grid_sample(one_hot, grid, "bilinear", "reflection", align_corners=False)
+    return moved, shares.argmax(1, keepdim=True).to(trimaps.dtype)

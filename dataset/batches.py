@@ -1,10 +1,9 @@
-"""What a training epoch is fed: a choice of images, at a size, in augmented batches."""
+"""What a training epoch is fed: a choice of images, in augmented batches."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from common import machine
 from dataset import augment
@@ -12,7 +11,12 @@ from dataset.cache import Split
 
 
 def divide(split: Split, validation_share: float, train_share: float) -> tuple[Split, Split]:
-    """A training and a validation part, each with its share of every breed; the same ones on every machine."""
+    """A training and a validation part, each with its share of every breed; the same ones on every machine.
+
+    With all images in training it is the split itself, which is not copied.
+    """
+    if validation_share == 0 and train_share == 1:
+        return split, part_of(split, [])
     chosen: tuple[list[int], list[int]] = [], []
     random = torch.Generator().manual_seed(0)
     for breed in sorted({pair.breed for pair in split.pairs}):
@@ -21,19 +25,15 @@ def divide(split: Split, validation_share: float, train_share: float) -> tuple[S
         kept = max(1, len(members) - round(len(members) * validation_share))
         chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
         chosen[1].extend(members[i] for i in order[kept:])
-    return tuple(Split(split.images[i], split.trimaps[i], [split.pairs[k] for k in i]) for i in chosen)
+    return part_of(split, chosen[0]), part_of(split, chosen[1])
 
 
-def resized(split: Split, size: int) -> Split:
-    """The images at another size, antialiased bilinear, and trimaps nearest."""
-    if size == split.images.shape[-1]:
-        return split
-    images = [F.interpolate(part, (size, size), mode="bilinear", antialias=True) for part in split.images.split(512)]
-    return Split(torch.cat(images), F.interpolate(split.trimaps, (size, size), mode="nearest-exact"), split.pairs)
+def part_of(split: Split, chosen: list[int]) -> Split:
+    return Split(split.images[chosen], split.trimaps[chosen], [split.pairs[i] for i in chosen])
 
 
 def steps_in(split: Split, batch_size: int) -> int:
-    """Batches an epoch: the last, smaller one is left out if there is another."""
+    """Batches per epoch: the last, smaller one is left out if there is another."""
     return max(1, len(split.images) // batch_size)
 
 

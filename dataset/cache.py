@@ -7,17 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
+from dataset.labels import resize_labels
 
-CODE_VERSION = 1  # raised by hand whenever the pixels in the cache would come out otherwise
+CODE_VERSION = 2  # raised by hand whenever images or labels in the cache would come out otherwise
+TRUTH = "area"  # how labels are resized, for rows of results; rows without it are of version 1, "nearest"
 SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
 LARGEST = 50_000_000  # pixels; an image beyond this is taken for a decompression bomb
@@ -73,20 +75,24 @@ def paths_of(folder: Path, pair: Pair) -> tuple[Path, Path]:
 def decode(folder: Path, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
     """An image (3, size, size) and its trimap (1, size, size), both uint8; the trimap's classes from 0.
 
-    The image is resized bilinearly and antialiased, the trimap by torchvision's "nearest", which takes the pixel above
-    and to the left of the centre: it lies 0.25 to 0.5 px too far right and down.
+    The image is resized bilinearly and antialiased; a label is the class that covers most of its pixel.
     Raises UserError that names the file and the line that lists it.
     """
-    image_path, trimap_path = paths_of(folder, pair)
-    image = tv_tensors.Image(read_pixels(image_path, "RGB", pair.where))  # whatever a .jpg really is: GIF, PNG, CMYK
-    trimap = tv_tensors.Mask(read_pixels(trimap_path, "L", pair.where))
+    path, _ = paths_of(folder, pair)
+    image, trimap = read_pixels(path, "RGB", pair.where), read_trimap(folder, pair)  # a .jpg may be GIF, PNG, CMYK
     if image.shape[-2:] != trimap.shape[-2:]:
         shapes = " and ".join(f"{t.shape[-1]}x{t.shape[-2]} px" for t in (image, trimap))
-        raise UserError(f"{image_path} and its trimap differ in size, {shapes} ({pair.where})")
+        raise UserError(f"{path} and its trimap differ in size, {shapes} ({pair.where})")
+    return v2.functional.resize(image, [size, size], antialias=True), resize_labels(trimap, size, size)
+
+
+def read_trimap(folder: Path, pair: Pair) -> Tensor:
+    """A trimap (1, H, W), uint8, at its own size, classes from 0. Raises UserError that names the file."""
+    _, path = paths_of(folder, pair)
+    trimap = read_pixels(path, "L", pair.where)
     if not 1 <= int(trimap.min()) <= int(trimap.max()) <= 3:
-        raise UserError(f"{trimap_path} has values other than 1, 2 and 3 ({pair.where})")
-    image, trimap = v2.Resize((size, size), antialias=True)(image, trimap)
-    return image.as_subclass(Tensor), trimap.as_subclass(Tensor) - 1
+        raise UserError(f"{path} has values other than 1, 2 and 3 ({pair.where})")
+    return trimap - 1
 
 
 def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
@@ -111,6 +117,8 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
             if image.width * image.height > LARGEST:
                 raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}")
             image = ImageOps.exif_transpose(image) if upright else image
+            if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
             palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
             return v2.functional.pil_to_tensor(image if palette_index else image.convert(mode))
     except UserError:
@@ -119,16 +127,20 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
         raise UserError(f"{path} is missing or can't be decoded: {error}{place}") from error
 
 
-def key_of(folder: Path, pairs: list[Pair], size: int) -> str:
-    """Changes whenever a cache made earlier would hold other pixels."""
-    digest = hashlib.sha256(f"{CODE_VERSION} {size}".encode())
+def identity_of(folder: Path, pairs: list[Pair], with_times: bool = False) -> str:
+    """Changes whenever files of other names, breeds or sizes are listed, or this code makes other pixels of them.
+
+    with_times: also when a file was written anew; without, it is the same on every machine that has the same files.
+    """
+    digest = hashlib.sha256(f"{CODE_VERSION}".encode())
     for pair in pairs:
         for path in paths_of(folder, pair):
             try:
                 stat = path.stat()
             except OSError as error:
                 raise UserError(f"{path} is missing, though listed ({pair.where})") from error
-            digest.update(f"{path.name} {pair.breed} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            time = stat.st_mtime_ns if with_times else ""
+            digest.update(f"{path.name} {pair.breed} {stat.st_size} {time}\n".encode())
     return digest.hexdigest()
 
 
@@ -139,17 +151,31 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     cache can't be written.
     """
     pairs = read_list(folder, split)
-    key = key_of(folder, pairs, size)
+    key = f"{size} {identity_of(folder, pairs, with_times=True)}"
     path = cache_folder / f"{split}-{size}.pt"
+    found = read(path, key)
+    if not found:
+        clear_parts(cache_folder, older_than=600)  # another process may be writing its own
+        write_atomically(path, lambda part: torch.save({"key": key} | decode_all(folder, split, pairs, size), part))
+        found = read(path, key)
+    return Split(found["images"], found["trimaps"], pairs)
+
+
+def read(path: Path, key: str) -> dict[str, object] | None:
+    """What a cache file holds, mapped into memory: pages are read when they are used. None if it doesn't fit."""
     with contextlib.suppress(UserError):  # missing or damaged
-        cached = load_file(path)
+        cached = load_file(path, mmap=True)
         if cached.get("key") == key:
-            return Split(cached["images"], cached["trimaps"], pairs)
-    clear_parts(cache_folder, older_than=600)  # another process may be writing its own
+            return cached
+    return None
+
+
+def decode_all(folder: Path, split: str, pairs: list[Pair], size: int) -> dict[str, Tensor]:
+    images = torch.empty(len(pairs), 3, size, size, dtype=torch.uint8)
+    trimaps = torch.empty(len(pairs), 1, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
-        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}", unit="image", leave=False)
-        images, trimaps = (torch.stack(tensors) for tensors in zip(*progress))
-    made = {"key": key, "images": images, "trimaps": trimaps}
-    write_atomically(path, lambda part: torch.save(made, part))
-    return Split(images, trimaps, pairs)
+        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}, {size} px", unit="image", leave=False)
+        for i, (image, trimap) in enumerate(progress):
+            images[i], trimaps[i] = image, trimap
+    return {"images": images, "trimaps": trimaps}

@@ -44,7 +44,7 @@ def main() -> None:
     result: dict[str, object] = {
         **machine.about(),
         "data": pets.data_name(),
-        "precision": str(machine.precision("auto")).removeprefix("torch."),
+        "precision": machine.precision_name("auto"),
         "batch_size": BATCH_SIZE,
         "image_size": pets.IMAGE_SIZE,
         "repeats": REPEATS,

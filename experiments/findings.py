@@ -3,7 +3,9 @@
 import json
 import statistics
 
-from common.results import PUBLISHED, Row, rows
+from common.results import OLD_MARK, PUBLISHED, Row, rows
+from common.trimap import BORDER
+from experiments.tasks import Task, predecessor, row_of, tasks
 
 
 def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
@@ -18,33 +20,48 @@ def spread(values: list[float], digits: int = 4) -> str:
 
 
 def comparison(lines: list[Row]) -> list[dict[str, object]]:
-    """compare.py's groups "study" and "full": a dictionary for each variant, results in lists over seeds."""
+    """compare.py's groups "study" and "full": a dictionary for each variant, results in lists over seeds.
+
+    "old": it was trained and scored by an earlier version of the code, and no row of this one is there yet.
+    """
     names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
-    found: dict[tuple[str, int], dict[str, object]] = {}
-    for row in lines:
-        study_row = row["run"].startswith("study-")
-        if not (study_row or row["run"] in ("defaults", "fifth-stage")):
+    found = []
+    for (variant, _), of_variant in by_variant(("study", "full")).items():
+        chosen = [row for task in of_variant if (row := row_of(task, lines))]
+        is_old = not chosen
+        chosen = chosen or [row for task in of_variant if (row := predecessor(task, lines))]
+        if not chosen:
             continue
-        name = row["network"] if row["run"] == "defaults" else row["run"]
-        if study_row:  # study-NAME-SEED
-            name = name.removeprefix("study-").rpartition("-")[0]
-        entry = found.setdefault((name, row["image_size"]), {
-            "name": name, "size": row["image_size"], "parameters": row["parameters"],
-            "multiply_adds": row["multiply_adds"], "kept_bytes": row["kept_bytes"], "small_pets": [],
-            **{result: [] for result in names},
+        first = chosen[0]
+        found.append({
+            "name": variant, "size": first["image_size"], "old": is_old,
+            **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
+            **{name: [row[name] for row in chosen] for name in names},
+            "border_iou": [row["class_iou"][BORDER] for row in chosen],
+            "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
         })  # fmt: skip
-        for result in names:
-            entry[result].append(row[result])
-        entry["small_pets"].append(row["by_pet_size"]["small"]["mean_iou"])
-    return list(found.values())
+    return found
+
+
+def label_of(entry: dict[str, object]) -> str:
+    return entry["name"] + (OLD_MARK if entry["old"] else "")
+
+
+def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str], list[Task]]:
+    """compare.py's tasks by variant and group."""
+    found: dict[tuple[str, str], list[Task]] = {}
+    for task in tasks():
+        if task.group in groups:
+            found.setdefault((task.variant, task.group), []).append(task)
+    return found
 
 
 def compared() -> list[str]:
     cells = []
-    for entry in comparison(rows()):
+    for entry in sorted(comparison(rows()), key=lambda entry: (-entry["size"], entry["old"])):
         measured = [spread(entry[name]) for name in ("pixel_accuracy", "mean_iou", "contour_mean_iou", "small_pets")]
         cells.append((
-            entry["name"], entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
+            label_of(entry), entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
             f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
             f"{statistics.median(entry['train_seconds']):.0f}", *measured,
         ))  # fmt: skip
@@ -62,7 +79,8 @@ def answers() -> list[str]:
         return statistics.mean(found[name, size][result])
 
     def against(name: str, other: str, size: int, result: str = "mean_iou") -> str:
-        return f"{spread(found[name, size][result])} against {spread(found[other, size][result])}"
+        shown = [spread(found[n, size][result]) + (OLD_MARK if found[n, size]["old"] else "") for n in (name, other)]
+        return " against ".join(shown)
 
     def less_memory(kind: str, network: str) -> str:
         by_way = twin[kind][network]
@@ -98,10 +116,10 @@ def answers() -> list[str]:
 def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
     """compare.py's group "labels": rows by encoder and number of labelled images."""
     found: dict[str, dict[int, Row]] = {}
-    for row in lines:
-        if row["run"].startswith("labels-"):
-            name = row["run"].removeprefix("labels-").rpartition("-")[0]
-            found.setdefault(name, {})[row["train_images"]] = row
+    for (variant, _), of_variant in by_variant(("labels",)).items():
+        new = [row for task in of_variant if (row := row_of(task, lines))]
+        for row in new or [row for task in of_variant if (row := predecessor(task, lines))]:
+            found.setdefault(variant, {})[row["train_images"]] = row
     return {network: dict(sorted(by_number.items())) for network, by_number in found.items()}
 
 

@@ -17,13 +17,14 @@ from common import machine, results, settings
 from common.files import append_line
 from common.settings import UserError
 from experiments import trials
+from experiments.tasks import changed
 
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 
 # What all runs share, and what each changes; NAME=VALUE as train.py takes them.
 BASE = (
-    "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=64 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1 "
+    "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1 "
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
 LEVERS = (  # the base, and what it would be without each of its levers: with every seed
@@ -65,7 +66,7 @@ def try_setting(setting: str, seed: int) -> dict[str, object]:
     run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}"))
     shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
     start = time.perf_counter()
-    trials.run("train.py", *trials.changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}")
+    trials.run("train.py", *changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}")
     seconds = time.perf_counter() - start
     (history,) = run.glob("*/history.csv")
     names, *rows = (line.split(",") for line in history.read_text().splitlines())

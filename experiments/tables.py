@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from common import settings
 from common.files import REPOSITORY
-from common.results import PUBLISHED, Row, has_name, lines_of, rows
+from common.results import PUBLISHED, Row, current, has_name, lines_of, mark, rows
 from experiments import findings
 from experiments.findings import markdown, spread
 
@@ -45,16 +45,16 @@ def updated(text: str) -> str:
 
 
 def named_rows() -> list[Row]:
-    return [row for row in rows() if has_name(row)]
+    return [row for row in current(rows()) if has_name(row)]
 
 
 def summary() -> list[str]:
     cells = []
     for run, network, title in SUMMARY:
-        (row,) = [row for row in rows() if (row["run"], row["network"]) == (run, network)]
+        row = [row for row in current(rows()) if (row["run"], row["network"]) == (run, network)][-1]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
         minutes = f"{row['train_seconds'] / 60:.0f}" if row["train_seconds"] else "-"
-        cells.append((title, parameters, minutes, f"{row['pixel_accuracy']:.4f}", f"{row['mean_iou']:.4f}"))
+        cells.append((title + mark(row), parameters, minutes, f"{row['pixel_accuracy']:.4f}", f"{row['mean_iou']:.4f}"))
     return markdown(("network", "parameters", "minutes", "pixel accuracy", "mean IoU"), cells)
 
 
@@ -63,7 +63,9 @@ def results() -> list[str]:
     cells = []
     for row in named_rows():
         minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
-        cells.append((row["network"], row["run"], row["epochs"], minutes, *(f"{row[name]:.4f}" for name in names)))
+        cells.append(
+            (row["network"], row["run"] + mark(row), row["epochs"], minutes, *(f"{row[name]:.4f}" for name in names))
+        )
     header = ("network", "run", "epochs", "minutes", "pixel accuracy", "mean IoU", "iou", "iou, old torchmetrics",
               "custom IoU", "Dice")  # fmt: skip
     return markdown(header, cells)
@@ -76,7 +78,7 @@ def sizes() -> list[str]:
         species = [f"{s['mean_iou']:.3f}" for s in row.get("by_species", {}).values()] or ["-", "-"]
         contour = f"{row['contour_mean_iou']:.3f}" if "contour_mean_iou" in row else "-"
         classes = [f"{share:.3f}" for share in row["class_iou"]]
-        cells.append((row["network"], row["run"], *thirds, *species, *classes, contour))
+        cells.append((row["network"], row["run"] + mark(row), *thirds, *species, *classes, contour))
     header = ("network", "run", "small pets", "middle", "large", "cats", "dogs", "IoU pet", "background", "border",
               "near the contour")  # fmt: skip
     return markdown(header, cells)

@@ -11,12 +11,6 @@ from common.files import REPOSITORY
 from common.settings import UserError
 
 
-def changed(base: str, setting: str) -> list[str]:
-    """The constants of `base`, NAME=VALUE each, with those of `setting` in their place or behind them."""
-    names = {argument.partition("=")[0] for argument in setting.split()}
-    return [argument for argument in base.split() if argument.partition("=")[0] not in names] + setting.split()
-
-
 def data_constants() -> list[str]:
     """Which data this process works on and where its outputs go, NAME=VALUE each, for a script that it starts."""
     return [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]

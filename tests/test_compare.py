@@ -4,9 +4,9 @@ import pytest
 
 import fetch_oxford_iiit_pets as pets
 from common import results
-from experiments import compare, findings, study
+from experiments import compare, findings, study, tasks
 
-QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=32 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
+QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=1 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
 
 
 @pytest.fixture
@@ -18,11 +18,12 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
-    for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)), ("GROUPS", ("study", "labels")),
-                        ("AT_ONCE", 1),
-                        ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}),
+    for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)),
+                        ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}), ("FULL", ()),
                         ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("ENCODERS", {"scratch": ""})):  # fmt: skip
-        monkeypatch.setattr(compare, name, value)
+        monkeypatch.setattr(tasks, name, value)
+    monkeypatch.setattr(compare, "GROUPS", ("study", "labels"))
+    monkeypatch.setattr(compare, "AT_ONCE", 1)
     compare.main()
     rows = results.rows(toy / "published")
     study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
@@ -60,6 +61,7 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
 
 def test_a_failing_run_says_which_and_why(toy, monkeypatch):
     monkeypatch.setattr(compare, "GROUPS", ("study",))
-    monkeypatch.setattr(compare, "VARIANTS", {"x": "STAGES=7"})
+    monkeypatch.setattr(tasks, "VARIANTS", {"x": "STAGES=7"})
+    monkeypatch.setattr(tasks, "SEEDS", (0,))
     with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*stages is 4 or 5"):
         compare.main()

@@ -22,7 +22,7 @@ from common.files import append_line, write_atomically
 from common.settings import UserError
 from dataset.cache import Split
 
-QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
 
 
 @pytest.fixture

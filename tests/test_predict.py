@@ -12,7 +12,7 @@ from PIL import Image
 import pretrained
 from dataset.toy_pets import draw_pet
 
-QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
 def test_without_timm_the_error_says_how_to_get_it_and_all_else_works(tmp_path):
     code = "import sys; sys.modules['timm'] = None; sys.argv = sys.argv[:1] + sys.argv[2:]; import runpy; "
     code += "runpy.run_path('train.py', run_name='__main__')"
-    quick = ["DATASET=toy", f"OUTPUTS={tmp_path}", "IMAGE_SIZE=32", "SIZES=32", "EPOCHS=1,2", "NETWORKS=segnet_dsc"]
+    quick = ["DATASET=toy", f"OUTPUTS={tmp_path}", "IMAGE_SIZE=32", "SIZES=1", "EPOCHS=1,2", "NETWORKS=segnet_dsc"]
     for extra, told in ((["ENCODER=resnet18"], "pip install timm"), ([], "1 epochs in")):
         command = [sys.executable, "-c", code, "train.py", *quick, *extra]
         found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

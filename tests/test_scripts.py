@@ -18,7 +18,7 @@ from common.settings import UserError
 from dataset.batches import divide
 from dataset.cache import Split
 
-QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=32", "BATCH_SIZE=16", "THREADS=1")
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1")
 
 
 def test_train_then_test_end_to_end(script, tmp_path):
@@ -78,7 +78,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "EPOCHS" in script("train.py", "EPOCH=3", fails=True)
     assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
     assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
-    assert "at least 16 px" in script("train.py", "SIZES=64,8", fails=True)
+    assert "SIZES is from 0.01 to 1" in script("train.py", "SIZES=64,128", fails=True)
     assert "at least 16 px" in script("test.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)

@@ -1,0 +1,113 @@
+"""The rows that compare.py makes and findings.py reads, each by the constants that it was trained with."""
+
+from typing import NamedTuple
+
+import fetch_oxford_iiit_pets as pets
+import train
+from common import results, settings
+from common.results import Row
+from dataset import augment
+from pretrained import full_name
+
+# Separable networks at 64 px on a third of the images: what each change costs and brings
+STUDY = "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1"
+VARIANTS = {
+    "segnet_dsc": "",
+    "unet_dsc": "NETWORKS=unet_dsc",
+    "bilinear_dsc": "NETWORKS=bilinear_dsc",
+    "bilinear_maps_dsc": "NETWORKS=bilinear_maps_dsc",
+    "segnet_maps_dsc": "NETWORKS=segnet_maps_dsc",
+    "fifth-stage": "STAGES=5",
+    "original-head": "HEAD=original",
+    "cross-entropy": "LOSS=ce",
+    "iou-loss": "LOSS=iou",
+}
+SEEDS = (0, 1, 2)  # of each variant
+# The default recipe at 128 px: names of runs, and what each changes
+FULL = (
+    ("defaults", "NETWORKS=segnet_dsc"),
+    ("defaults", "NETWORKS=segnet"),
+    ("defaults", "NETWORKS=unet_dsc"),
+    ("fifth-stage", "NETWORKS=segnet_dsc STAGES=5"),
+)
+# What pretraining is worth in labelled images: 1380 steps of 8 each
+LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=0.6667,0.6667,1 THREADS=1"
+ENCODERS = {
+    "segnet_dsc": "",
+    "lite0-random": "ENCODER=tf_efficientnet_lite0 ENCODER_WEIGHTS=random ENCODER_RATE=1.0",
+    "lite0-pretrained": "ENCODER=tf_efficientnet_lite0",
+}
+SHARES = {0.1: "TRAIN_SHARE=0.1 EPOCHS=1,31", 0.3: "TRAIN_SHARE=0.3 EPOCHS=1,11", 1.0: "TRAIN_SHARE=1.0 EPOCHS=1,4"}
+
+IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
+
+
+class Task(NamedTuple):
+    group: str  # "study", "full" or "labels"
+    variant: str  # what tables call it
+    run: str
+    arguments: tuple[str, ...]  # NAME=VALUE for train.py
+
+    @property
+    def network(self) -> str:
+        """What rows call the network that the arguments ask for."""
+        of = dict(argument.split("=", 1) for argument in self.arguments)
+        return full_name(of["NETWORKS"], of.get("ENCODER", ""))
+
+    @property
+    def alone(self) -> bool:
+        """With all threads, pictures and weights kept; or one of many at a time, of which the row is kept."""
+        return self.group == "full"
+
+
+def tasks() -> list[Task]:
+    found = [
+        Task("study", name, f"study-{name}-{seed}", (*changed(STUDY, setting), f"SEED={seed}"))
+        for seed in SEEDS
+        for name, setting in VARIANTS.items()
+    ]
+    for share, setting in SHARES.items():
+        for name, encoder in ENCODERS.items():
+            found.append(Task("labels", name, f"labels-{name}-{share}", tuple(changed(LABELS, f"{setting} {encoder}"))))
+    for run, setting in FULL:
+        task = Task("full", "", run, tuple(setting.split()))
+        found.append(task._replace(variant=task.network if run == "defaults" else run))
+    return found
+
+
+def changed(base: str, setting: str) -> list[str]:
+    """The constants of `base`, NAME=VALUE each, with those of `setting` in their place or behind them."""
+    names = {argument.partition("=")[0] for argument in setting.split()}
+    return [argument for argument in base.split() if argument.partition("=")[0] not in names] + setting.split()
+
+
+def row_of(task: Task, rows: list[Row]) -> Row | None:
+    """The newest row that was trained with the task's constants by this version of the code; None if there is none."""
+    wanted = constants_of(task.arguments)
+    for row in reversed(rows):
+        same = (row["network"], row.get("version"), row.get("mirror")) == (task.network, results.VERSION, False)
+        if same and all(as_lists(row["constants"].get(name)) == value for name, value in wanted.items()):
+            return row
+    return None
+
+
+def predecessor(task: Task, rows: list[Row]) -> Row | None:
+    """The row of an earlier version, which had names only."""
+    old = [row for row in rows if row.get("version", 1) < results.VERSION]
+    return next((row for row in reversed(old) if (row["run"], row["network"]) == (task.run, task.network)), None)
+
+
+def constants_of(arguments: tuple[str, ...]) -> dict[str, object]:
+    """All constants that decide the weights, as train.py would have them with these arguments."""
+    found = {}
+    for module in (pets, augment, train):
+        found |= settings.defaults(module)
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        found[name] = settings.parse(name, text, found[name])
+    return {name: as_lists(found[name]) for name in train.constants().keys() - IGNORED}
+
+
+def as_lists(value: object) -> object:
+    """As JSON has it, which knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value
