@@ -1,6 +1,8 @@
 """The machine at hand: device, precision, memory settings that make it fast, signals, its name for the records."""
 
+import contextlib
 import ctypes
+import math
 import os
 import platform
 import signal
@@ -34,8 +36,34 @@ def set_threads(threads: int) -> None:
     """0: one for each core that this process may use. Raises UserError for less."""
     if threads < 0:
         raise UserError(f"THREADS={threads}: 0 for one per core, or how many")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(threads or usable)
+    torch.set_num_threads(threads or usable_cores())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, no more than its container's CPU quota pays for."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+
+
+def cpu_quota(root: Path, own: Path) -> float:
+    """CPU seconds per second that the process's control groups grant, inf if there is no limit.
+
+    root: where control groups are mounted; own: the file that names the process's. Version 2 writes "QUOTA PERIOD" or
+    "max PERIOD" into cpu.max of each group (https://docs.kernel.org/admin-guide/cgroup-v2.html), version 1 has two
+    files.
+    """
+    limits = [math.inf]
+    with contextlib.suppress(OSError, ValueError):
+        group = next((line.partition("::")[2] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            if (place / "cpu.max").exists():
+                quota, period = (place / "cpu.max").read_text().split()
+                limits += [] if quota == "max" else [int(quota) / int(period)]
+    with contextlib.suppress(OSError, ValueError):
+        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        limits += [quota / int((root / "cpu/cpu.cfs_period_us").read_text())] if quota > 0 else []
+    return min(limits)
 
 
 def keep_freed_memory() -> None:

@@ -94,9 +94,12 @@ def test_data_set_figures_do_not_depend_on_batches_and_batch_means_do():
     truth = torch.randint(0, 3, (37, 1, 8, 8)) * torch.randint(0, 2, (37, 1, 1, 1))
     labels = torch.where(torch.rand(truth.shape) < 0.7, truth, 1)
     matrices, soft = metrics.confusion(labels, truth), torch.rand(37)
-    found = metrics.Evaluation(matrices, soft, metrics.confusion(labels, truth, truth == 1))
+    near, far = (metrics.confusion(labels, truth, where) for where in (truth == 1, truth != BORDER))
+    found = metrics.Evaluation(matrices, soft, near, far, matrices)
     forward, backward = metrics.summary(found), metrics.summary(metrics.Evaluation(*(t.flip(0) for t in found)))
-    assert forward.pop("class_iou") == pytest.approx(backward.pop("class_iou"))
+    for name in ("class_iou", "two_class"):
+        assert forward.pop(name) == pytest.approx(backward.pop(name))
+    assert forward.pop("own_size")["class_iou"] == pytest.approx(backward.pop("own_size")["class_iou"])
     assert forward == pytest.approx(backward)
     expected = [metrics.iou(matrices[i : i + 16].sum(0)) for i in (0, 16, 32)]
     assert metrics.batch_mean(matrices, soft, 16)["iou"] == pytest.approx(float(sum(expected) / 3))
@@ -138,8 +141,69 @@ def test_groups_are_counted_apart():
 
 def test_the_baseline_calls_everything_background():
     truth = torch.randint(0, 3, (5, 1, 8, 8), dtype=torch.uint8)
-    matrices, soft, _ = metrics.all_background(truth)
+    own = torch.randint(0, 3, (5, 1, 20, 12), dtype=torch.uint8)
+    matrices, soft, _, two_class, own_size = metrics.all_background(truth, lambda i: own[i])
     share = (truth == BACKGROUND).float().mean((1, 2, 3))
     assert matrices[..., [PET, BORDER]].sum() == 0
     assert metrics.pixel_accuracy(matrices).tolist() == pytest.approx(share.tolist())
     assert soft.tolist() == pytest.approx((share / (2 - share)).tolist(), abs=1e-4)
+    assert metrics.pixel_accuracy(own_size).tolist() == pytest.approx(
+        (own == BACKGROUND).float().mean((1, 2, 3)).tolist()
+    )
+    assert two_class[:, BORDER].sum() == 0
+    assert torch.equal(two_class[:, BACKGROUND, BACKGROUND], (truth == BACKGROUND).sum((1, 2, 3)))
+
+
+def test_two_classes_worked_by_hand():
+    """12 pixels: 4 pet, 6 background, 2 border, which do not count whatever is said of them.
+
+    Of the pet 2 are called pet, 1 background, and 1 border, where pet is likelier than background: 3 right. Of the
+    background 5 are right and 1 is called border, where pet is the likelier other: wrong.
+    """
+    pet, background, border = [3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]
+    border_else_pet = [1.0, 0.0, 3.0]
+    logits = torch.tensor([
+        [pet, pet, background, border_else_pet],
+        [background] * 4,
+        [background, border_else_pet, border, pet],
+    ]).permute(2, 0, 1)[None]  # fmt: skip
+    truth = torch.tensor([[PET] * 4, [BACKGROUND] * 4, [BACKGROUND, BACKGROUND, BORDER, BORDER]])[None, None]
+    matrix = metrics.compare(logits, truth)[3].sum(0)
+    assert matrix.tolist() == [[3, 1, 0], [1, 5, 0], [0, 0, 0]]
+    found = metrics.two_class_summary(matrix)
+    assert found == pytest.approx({"pixel_accuracy": 8 / 10, "pet_iou": 3 / 5, "background_iou": 5 / 7})
+
+
+class Blurry(torch.nn.Module):
+    """Logits that are the image's own channels, so that what a network says is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return 10 * x
+
+
+def test_own_size_is_scored_as_a_loop_over_pixels_does():
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    own = [torch.randint(0, 3, (1, height, width), dtype=torch.uint8) for height, width in ((12, 20), (5, 8), (8, 9))]
+    trimaps = torch.randint(0, 3, (3, 1, 8, 8), dtype=torch.uint8)
+    found = metrics.evaluate(Blurry(), images, trimaps, torch.float32, own_trimap=lambda i: own[i])
+    for number, truth in enumerate(own):
+        expected = torch.zeros(3, 3, dtype=torch.int64)
+        logits = 10 * images[number].double() / 255
+        for y in range(truth.shape[1]):
+            for x in range(truth.shape[2]):
+                v = min(max((y + 0.5) * 8 / truth.shape[1] - 0.5, 0), 7)  # where the pixel's centre lies in the logits
+                u = min(max((x + 0.5) * 8 / truth.shape[2] - 0.5, 0), 7)
+                i, j, a, b = int(v), int(u), v - int(v), u - int(u)
+                k, m = min(i + 1, 7), min(j + 1, 7)
+                top = (1 - b) * logits[:, i, j] + b * logits[:, i, m]
+                bottom = (1 - b) * logits[:, k, j] + b * logits[:, k, m]
+                expected[int(truth[0, y, x]), int(((1 - a) * top + a * bottom).argmax())] += 1
+        assert torch.equal(found.own_size[number], expected)
+    summary = metrics.summary(found)["own_size"]
+    total = found.own_size.sum(0)
+    assert summary["pixel_accuracy"] == pytest.approx(float(total.diagonal().sum() / total.sum()))
