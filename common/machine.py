@@ -42,7 +42,7 @@ def set_threads(threads: int) -> None:
 def usable_cores() -> int:
     """Cores that this process may run on, no more than its container's CPU quota pays for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, math.ceil(cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+    return max(1, math.ceil(min(cores, cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
 
 
 def cpu_quota(root: Path, own: Path) -> float:

@@ -3,8 +3,8 @@
 import json
 import statistics
 
-from common.results import OLD_MARK, PUBLISHED, Row, rows
-from common.trimap import BORDER
+from common.results import OLD_MARK, PUBLISHED, Row, lines_of, rows
+from common.trimap import BORDER, CLASSES
 from experiments.tasks import Task, predecessor, row_of, tasks
 
 
@@ -34,7 +34,7 @@ def comparison(lines: list[Row]) -> list[dict[str, object]]:
             continue
         first = chosen[0]
         found.append({
-            "name": variant, "size": first["image_size"], "old": is_old,
+            "name": variant, "size": first["image_size"], "old": is_old, "seeds": [row["seed"] for row in chosen],
             **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
             **{name: [row[name] for row in chosen] for name in names},
             "border_iou": [row["class_iou"][BORDER] for row in chosen],
@@ -68,6 +68,79 @@ def compared() -> list[str]:
     header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training, s", "pixel accuracy",
               "mean IoU", "near the contour", "small pets")  # fmt: skip
     return markdown(header, cells)
+
+
+def decoders() -> list[str]:
+    """What a decoder of the same widths makes of what it is handed: nothing, indices, maps, or both."""
+    handed = {
+        "bilinear_dsc": "nothing; upsampled bilinearly",
+        "segnet_dsc": "pooling indices (SegNet)",
+        "bilinear_maps_dsc": "maps, added; upsampled bilinearly",
+        "segnet_maps_dsc": "pooling indices, and maps, added",
+        "unet_dsc": "maps, joined; upsampled bilinearly (U-Net)",
+    }
+    found = {entry["name"]: entry for entry in comparison(rows()) if entry["size"] == 64 and not entry["old"]}
+    cells = []
+    for name, what in handed.items():
+        if name in found and "segnet_dsc" in found:
+            entry, segnet = found[name], found["segnet_dsc"]
+            cells.append((
+                what, f"{entry['parameters'] / 1e6:.2f} M", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
+                len(entry["seeds"]), *(spread(entry[result]) for result in ("mean_iou", "border_iou")),
+                *(paired(entry, segnet, result) for result in ("mean_iou", "border_iou")),
+            ))  # fmt: skip
+    header = ("the decoder is handed", "parameters", "per image", "seeds", "mean IoU", "border IoU",
+              "mean IoU against SegNet", "border IoU against SegNet")  # fmt: skip
+    return markdown(header, cells)
+
+
+def paired(entry: dict[str, object], base: dict[str, object], result: str) -> str:
+    """Mean difference from the base over the seeds that both have, its standard error, and how many."""
+    if entry is base:
+        return "-"
+    of_base = dict(zip(base["seeds"], base[result]))
+    return difference([v - of_base[s] for s, v in zip(entry["seeds"], entry[result]) if s in of_base])
+
+
+def difference(differences: list[float]) -> str:
+    """Mean ± standard error of differences paired by seed; of one, that it is one."""
+    if len(differences) < 2:
+        return f"{differences[0]:+.4f} (one seed)" if differences else "-"
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return f"{statistics.mean(differences):+.4f} ± {error:.4f} (n={len(differences)})"
+
+
+def aligned() -> list[str]:
+    """Training on labels of the nearest pixel against aligned ones, by seed, scored on aligned labels."""
+    old = {line["seed"]: line for line in lines_of("truth.jsonl")}
+    new = {
+        row["seed"]: row for task in by_variant(("study",))[("segnet_dsc", "study")] if (row := row_of(task, rows()))
+    }
+    shared = sorted(old.keys() & new.keys())
+    cells, gains = [], []
+    for seed in shared:
+        pairs = (
+            (old[seed]["mean_iou"], new[seed]["mean_iou"]),
+            (old[seed]["border_iou"], new[seed]["class_iou"][BORDER]),
+        )
+        gains.append([after - before for before, after in pairs])
+        cells.append((seed, *(f"{value:.4f}" for pair in pairs for value in pair)))
+    if shared:
+        cells.append(("difference", "", difference([g[0] for g in gains]), "", difference([g[1] for g in gains])))
+    return markdown(("seed", "mean IoU, nearest", "aligned", "border IoU, nearest", "aligned"), cells)
+
+
+def shares() -> list[str]:
+    """How much wider or narrower each class becomes when labels are resized, against the full-size trimaps."""
+    path = PUBLISHED / "class_shares.json"
+    counted = json.loads(path.read_text())["class_shares"] if path.exists() else {"full": {"full": [1.0] * 3}}
+    full, cells = counted["full"]["full"], []
+    for size, by_way in counted.items():
+        for way, found in by_way.items():
+            change = [share / of_full - 1 for share, of_full in zip(found, full)]
+            cells.append((size if size == "full" else f"{size} px, {way}", *(f"{share:.4f}" for share in found),
+                          *(("-",) * 3 if size == "full" else (f"{100 * c:+.1f} %" for c in change))))  # fmt: skip
+    return markdown(("labels", *CLASSES, *(f"{name}, change" for name in CLASSES)), cells)
 
 
 def answers() -> list[str]:

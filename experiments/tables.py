@@ -91,25 +91,27 @@ def study_lines() -> list[Row]:
 
 
 def study() -> list[str]:
-    """Each setting against the base, best mean IoU first."""
+    """Each setting against the base, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
-    by_setting: dict[str, list[Row]] = {}
+    by_setting: dict[str, dict[int, Row]] = {}
     for line in study_lines():
-        by_setting.setdefault(line["setting"], []).append(line)
+        by_setting.setdefault(line["setting"], {})[line["seed"]] = line
+    base = by_setting.get("", {})
 
-    def mean(setting: str, name: str) -> float:
-        return statistics.mean(line[f"validation_{name}"] for line in by_setting[setting])
+    def values(setting: str, name: str) -> list[float]:
+        return [line[f"validation_{name}"] for line in by_setting[setting].values()]
 
     cells = []
-    for setting in sorted(by_setting, key=lambda s: -mean(s, "mean_iou")):
+    for setting in sorted(by_setting, key=lambda s: -statistics.mean(values(s, "mean_iou"))):
         lines = by_setting[setting]
-        known = [name for name in names if all(f"validation_{name}" in line for line in lines)]
-        means = [spread([line[f"validation_{name}"] for line in lines]) if name in known else "-" for name in names]
-        change = (
-            "" if not setting or "" not in by_setting else f"{mean(setting, 'mean_iou') - mean('', 'mean_iou'):+.4f}"
-        )
-        seconds = f"{statistics.mean(line['seconds'] for line in lines):.0f}"
-        cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *means, change, seconds))
+        known = [name for name in names if all(f"validation_{name}" in line for line in lines.values())]
+        means = [spread(values(setting, name)) if name in known else "-" for name in names]
+        key = "validation_mean_iou"
+        changes = [line[key] - base[seed][key] for seed, line in lines.items() if setting and seed in base]
+        seconds = f"{statistics.mean(line['seconds'] for line in lines.values()):.0f}"
+        old = mark(next(iter(lines.values())))
+        name = (f"`{setting}`" if setting else "**the base**") + old
+        cells.append((name, len(lines), *means, findings.difference(changes), seconds))
     header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
               "small pets", "change in mean IoU", "seconds")  # fmt: skip
     return markdown(header, cells)
@@ -187,8 +189,8 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, results, sizes, study, speed, agreement, findings.compared, findings.answers, findings.labelled,
-              kills)
+    for f in (summary, results, sizes, study, speed, agreement, kills, findings.compared, findings.answers,
+              findings.labelled, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """compare.py and study.py on drawn pets: they train what is missing, once, and their tables and charts follow."""
 
+import json
+
 import pytest
 
 import fetch_oxford_iiit_pets as pets
-from common import results
+import train
+from common import results, settings
 from experiments import compare, findings, study, tasks
 
 QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=1 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
@@ -47,9 +50,8 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
-    settings = ("", "LOSS=unheard-of", "LOSS=ce")
-    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("LEVERS", settings), ("SEEDS", (0,)),
-                        ("ALSO_TRIED", ())):  # fmt: skip
+    levers = ("", "LOSS=unheard-of", "LOSS=ce")
+    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("LEVERS", levers), ("SEEDS", (0,))):  # fmt: skip
         monkeypatch.setattr(study, name, value)
     for _ in range(2):
         with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
@@ -65,3 +67,24 @@ def test_a_failing_run_says_which_and_why(toy, monkeypatch):
     monkeypatch.setattr(tasks, "SEEDS", (0,))
     with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*stages is 4 or 5"):
         compare.main()
+
+
+def test_a_row_counts_by_its_constants_and_version_and_not_by_its_name(monkeypatch):
+    task = next(task for task in tasks.tasks() if task.variant == "unet_dsc" and task.group == "study")
+    row = {
+        "run": "any", "network": "unet_dsc", "version": results.VERSION, "mirror": False, "image_size": 64,
+        "constants": json.loads(json.dumps(tasks.constants_of(task.arguments))),
+    }  # fmt: skip
+    assert tasks.row_of(task, [row]) is row
+    assert not tasks.row_of(task, [row | {"version": 1}])
+    assert not tasks.row_of(task, [row | {"mirror": True}])
+    assert not tasks.row_of(task, [row | {"network": "segnet_dsc"}])
+    assert not tasks.row_of(task, [row | {"constants": row["constants"] | {"LEARNING_RATE": 1e-3}}])
+    old = row | {"run": task.run, "version": 1}
+    assert tasks.predecessor(task, [row, old]) is old
+    assert results.current([old, row, row | {"run": task.run}]) == [row, row | {"run": task.run}]
+    assert results.current([old, row]) == [old, row]  # until it has a successor
+    edited = settings.defaults(train) | {"LEARNING_RATE": 1e-3}
+    monkeypatch.setattr(tasks.settings, "defaults", lambda module: edited if module is train else {})
+    monkeypatch.setattr(train, "constants", lambda: edited)
+    assert not tasks.row_of(task._replace(arguments=("NETWORKS=unet_dsc",)), [row])

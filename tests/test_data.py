@@ -1,5 +1,6 @@
 """The data path on toy files, on files as odd as the real ones, and on the real ones where they are."""
 
+import os
 import shutil
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import fetch_oxford_iiit_pets as pets
+from common import machine
 from common.settings import UserError
 from dataset import augment, cache
+from dataset.batches import divide
 
 
 @pytest.fixture
@@ -169,3 +172,37 @@ def test_augmentation_keeps_pairs_together_through_the_data_set(folder, monkeypa
     image, trimap = trainset.split.images[5] / 255, trainset.split.trimaps[5].long()
     seen = {(torch.allclose(i, image), torch.equal(t, trimap)) for i, t in (trainset[5] for _ in range(20))}
     assert seen == {(True, True), (False, False)}
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
+    grey = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    for name in ("grey.png", "grey.tiff"):
+        Image.fromarray(grey).save(tmp_path / name)
+        pixels = cache.read_pixels(tmp_path / name, "RGB")
+        assert pixels.shape == (3, 8, 8)
+        assert np.array_equal(pixels[0].numpy(), (grey // 257).astype(np.uint8))
+
+
+def test_threads_heed_a_containers_quota(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("0::/a/b\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert machine.cpu_quota(tmp_path, own) == float("inf")
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")  # its parent's holds too
+    assert machine.cpu_quota(tmp_path, own) == 1.5
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.cpu_quota(tmp_path, own) == 0.5
+    assert machine.cpu_quota(tmp_path / "none", tmp_path / "none") == float("inf")
+    assert 1 <= machine.usable_cores() <= os.cpu_count()
+
+
+def test_images_in_training_are_not_copied(folder):
+    split = pets.load("trainval")
+    whole, nothing = divide(split, 0.0, 1.0)
+    assert whole.images.data_ptr() == split.images.data_ptr()
+    assert not len(nothing.images)
+    part, validation = divide(split, 0.25, 1.0)
+    assert (len(part.images), len(validation.images)) == (36, 12)

@@ -151,16 +151,6 @@ def test_a_misspelt_constant_is_answered_with_the_right_one(monkeypatch):
             settings.set_constants([f"{name[:-1]}=1"], train, train.pets, train.augment)
 
 
-def test_another_leg_of_a_run_may_have_other_constants(script, tmp_path):
-    constants = (*QUICK, "NETWORKS=segnet_dsc")
-    script("train.py", *constants, "EPOCHS=1,2")
-    assert "OPTIMIZER=adamw" in script("train.py", *constants, "EPOCHS=2,3", "OPTIMIZER=adam", fails=True)
-    assert "HEAD=linear" in script("train.py", *constants, "EPOCHS=1,2", "HEAD=original", fails=True)
-    script("train.py", *constants, "EPOCHS=2,3", "LOSS=ce", "VALIDATION_SHARE=0.25", "WEIGHT_DECAY=0.0")
-    rows = list(csv.DictReader((tmp_path / "toy/default/segnet_dsc/history.csv").open()))
-    assert [bool(row["validation_iou"]) for row in rows] == [False, True]
-
-
 def test_parts_for_choosing_are_fixed_stratified_and_nested():
     pairs = [type("Pair", (), {"breed": i % 37, "name": str(i)}) for i in range(1850)]
     split = Split(torch.arange(1850), torch.arange(1850), pairs)

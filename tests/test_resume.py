@@ -1,0 +1,108 @@
+"""Resuming: what may differ between the legs of a run, what may not, and what its row says of them."""
+
+import json
+
+import pytest
+import torch
+
+import fetch_oxford_iiit_pets as pets
+import train
+from common import checkpoints, machine
+from dataset.cache import TRUTH
+
+RUN = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
+
+
+@pytest.fixture
+def begun(script, tmp_path):
+    """Two epochs of a run; its folder."""
+    script("train.py", *RUN, "EPOCHS=1,3", "VALIDATION_SHARE=0.2")
+    return tmp_path / "toy" / "default" / "segnet_dsc"
+
+
+def test_another_leg_has_other_constants_but_the_same_images(script, begun, tmp_path):
+    for other in ("VALIDATION_SHARE=0.25", "TRAIN_SHARE=0.5", "OPTIMIZER=adam", "SEED=1", "HEAD=original"):
+        kept = () if other.startswith("VALIDATION") else ("VALIDATION_SHARE=0.2",)
+        said = script("train.py", *RUN, "EPOCHS=3,4", *kept, other, fails=True)
+        assert f"was begun with {other.partition('=')[0]}=" in said
+    script("train.py", *RUN, "EPOCHS=3,4", "VALIDATION_SHARE=0.2", "LOSS=ce", "WEIGHT_DECAY=0.0")
+    script("test.py", *RUN[:2], "NETWORKS=segnet_dsc", "EXAMPLES=0", "MIRROR=True", "PRECISION=float32")
+    row = json.loads((tmp_path / "toy/results.jsonl").read_text().splitlines()[-1])
+    legs = row["command"].split(", then ")
+    assert [("EPOCHS=1,3" in leg, "EPOCHS=3,4" in leg) for leg in legs] == [(True, False), (False, True)]
+    assert row["test_command"].startswith("python test.py") and "MIRROR=True" in row["test_command"]
+    assert (row["mirror"], row["precision"], row["truth"], row["version"]) == (True, "float32", TRUTH, 2)
+    assert row["test_commit"] == machine.commit()
+    assert row["constants"]["LOSS"] == "ce"
+    assert row["threads"] == 1
+    assert (row["train_images"], row["test_images"]) == (40, 24)  # a fifth of each breed's 12 is 2
+    assert set(row["two_class"]) == {"pixel_accuracy", "pet_iou", "background_iou"}
+    assert len(row["own_size"]["class_iou"]) == 3
+
+
+def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
+    constants = (*RUN, "EPOCHS=1,5", "VALIDATION_SHARE=0.2")
+    assert "EPOCHS=(1, 3)" in script("train.py", *constants, fails=True)
+    state = checkpoints.load_file(begun / "state.pt")
+    state["constants"]["EPOCHS"] = (1, 5)  # as if it had been stopped
+    torch.save(state, begun / "state.pt")
+    assert "THREADS=1" in script("train.py", *constants, "THREADS=2", fails=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "precision_name", lambda _: "bfloat16")
+        assert "precision=float32" in script("train.py", *constants, "PRECISION=auto", fails=True)
+    image = next((begun.parent.parent / "data/oxford-iiit-pet/images").glob("*.jpg"))
+    whole = image.read_bytes()
+    image.write_bytes(whole + b"\0")  # other data of the same names
+    assert "was begun with data=" in script("train.py", *constants, fails=True)
+    image.write_bytes(whole)
+    assert "going on after epoch 2" in script("train.py", *constants)
+
+
+def test_a_constant_that_an_old_state_lacks_had_its_default(script, begun):
+    state = checkpoints.load_file(begun / "state.pt")
+    for name in ("ENCODER", "SKIP_FEATURES", "WARM_UP"):
+        del state["constants"][name]
+    for name in ("legs", "data_identity", "cuda_random"):  # nor these
+        del state[name]
+    state["constants"]["EPOCHS"] = (1, 4)
+    torch.save(state, begun / "state.pt")
+    constants = (*RUN, "EPOCHS=1,4", "VALIDATION_SHARE=0.2")
+    assert f"WARM_UP={train.WARM_UP}" in script("train.py", *constants, "WARM_UP=0.3", fails=True)
+    assert "going on after epoch 2" in script("train.py", *constants)
+
+
+def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun):
+    constants = (*RUN, "EPOCHS=1,3", "VALIDATION_SHARE=0.2")
+    (begun / "state.pt").unlink()
+    said = script("train.py", *constants, fails=True)
+    assert "holds epoch 2, but its state knows 0" in said and "delete that folder" in said
+    (begun / "epoch_02.pt").unlink()  # one epoch without a state is what a kill in the first save leaves
+    assert "2 epochs in" in script("train.py", *constants)
+
+
+def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([7], dtype=torch.uint8)])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}])
+    about = {"constants": {}, "data_identity": "", "legs": []}
+    checkpoints.save(tmp_path, network, optimizer, torch.Generator(), [{"epoch": 1, "seconds": 1.0}], about)
+    checkpoints.restore(checkpoints.read_state(tmp_path), network, optimizer, torch.Generator())
+    assert [int(state[0]) for state in seen[0]] == [7]
+
+
+@pytest.mark.parametrize(("epochs", "image_size", "sizes"), [
+    ((1, 6), 128, [64, 64, 96, 128, 128]),
+    ((1, 6), 256, [128, 128, 192, 256, 256]),
+    ((1, 6), 32, [16, 16, 32, 32, 32]),
+    ((1, 3), 128, [64, 128]),
+    ((1, 2), 128, [128]),
+    ((6, 8), 128, [64, 128]),
+    ((1, 4), 100, [48, 48, 100]),
+])  # fmt: skip
+def test_epochs_are_at_shares_of_the_image_size_and_the_last_is_whole(monkeypatch, epochs, image_size, sizes):
+    monkeypatch.setattr(train, "EPOCHS", epochs)
+    monkeypatch.setattr(pets, "IMAGE_SIZE", image_size)
+    assert [train.size_in(epoch) for epoch in range(*epochs)] == sizes
