@@ -9,9 +9,6 @@ import functools
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from common.trimap import CLASSES
 
 TIE_ORDER = (2, 0, 1)  # border, pet, background: which class counts where nothing else decides
 
@@ -25,7 +22,7 @@ def resize_labels(labels: Tensor, height: int, width: int) -> Tensor:
     """
     if labels.shape[-2:] == (height, width):
         return labels
-    one_hot = F.one_hot(labels[0].long(), len(CLASSES)).permute(2, 0, 1)[list(TIE_ORDER)].double()  # (3, H, W)
+    one_hot = torch.stack([labels[0] == c for c in TIE_ORDER]).double()  # (3, H, W)
     areas, wider = (
         overlaps(labels.shape[-2], height, margin) @ one_hot @ overlaps(labels.shape[-1], width, margin).T
         for margin in (0, 1)
