@@ -27,8 +27,10 @@ def resize_labels(labels: Tensor, height: int, width: int) -> Tensor:
         overlaps(labels.shape[-2], height, margin) @ one_hot @ overlaps(labels.shape[-1], width, margin).T
         for margin in (0, 1)
     )  # (3, height, width)
-    largest = wider.masked_fill(areas < areas.amax(0), -1).argmax(0)
-    return torch.tensor(TIE_ORDER, dtype=labels.dtype)[largest][None]
+    largest = torch.maximum(torch.maximum(areas[0], areas[1]), areas[2])
+    first, second, third = wider.masked_fill_(areas < largest, -1)
+    later = torch.where(second >= third, TIE_ORDER[1], TIE_ORDER[2])  # argmax is slow over a dimension of three
+    return torch.where(first >= torch.maximum(second, third), TIE_ORDER[0], later).to(labels.dtype)[None]
 
 
 @functools.lru_cache(maxsize=512)
