@@ -26,7 +26,7 @@ from dataset.cache import Split
 from dataset.toy_pets import write_toy_pets
 
 # Data
-DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in a second, whose results are kept apart
+DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in seconds, whose results are kept apart
 DATA_ROOT = "."  # holds oxford-iiit-pet/images and oxford-iiit-pet/annotations; may be read-only
 IMAGE_SIZE = 128  # px a side; images are squeezed to a square, as in the original
 

@@ -5,8 +5,33 @@ import json
 import pytest
 
 import fetch_oxford_iiit_pets as pets
+import train
 from dataset.batches import divide
-from experiments import agreement
+from experiments import agreement, benchmark, ways
+
+
+class Orders(list):
+    """A worker's end of its pipe: gives it the orders in this list, and keeps what it answers."""
+
+    def recv(self) -> str:
+        return self.pop(0)
+
+    def send(self, answer: float) -> None:
+        assert answer > 0  # seconds of a turn, and at the end MiB
+
+
+@pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN])
+def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
+    """It is a new process: of the command line it knows what its job says."""
+    seen, step = [], train.train_step
+    monkeypatch.setattr(
+        train, "train_step", lambda n, o, images, *r: seen.append(images.shape) or step(n, o, images, *r)
+    )
+    for name in ("DATASET", "IMAGE_SIZE"):
+        monkeypatch.setattr(pets, name, getattr(pets, name))  # put back after the test
+    job = ways.Job("train", "segnet_dsc", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32})
+    ways.work(job, way, Orders(["go", "stop"]))
+    assert {tuple(shape) for shape in seen} == {(4, 3, 32, 32)}
 
 
 @pytest.mark.slow
@@ -45,7 +70,7 @@ def test_either_step_learns_the_same_from_the_same_seed(monkeypatch, tmp_path):
         monkeypatch.setattr(pets, name, value)
     parts = divide(pets.load("trainval"), 0.2, 1.0)
     of_seeds = [[agreement.train_once(way, seed, *parts, 1, 1e-4) for way in agreement.WAYS] for seed in (0, 1)]
-    assert abs(of_seeds[0][0] - of_seeds[1][0]) > 0.1  # it can differ
+    assert abs(of_seeds[0][0] - of_seeds[1][0]) > 0.04  # it can differ
     for original, ours_float32, ours in of_seeds:
-        assert abs(ours_float32 - original) < 0.02
+        assert abs(ours_float32 - original) < 0.01
         assert abs(ours - original) < 0.02

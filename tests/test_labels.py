@@ -107,16 +107,18 @@ def test_enlarged_labels_are_those_of_the_pixel_that_lies_there():
     assert resize_labels(labels, 5, 7) is labels
 
 
-def test_images_and_labels_lie_on_each_other(tmp_path):
+def test_images_and_labels_lie_on_each_other():
     """The pet's mask as an image: where the resized image is more than half pet, so are the labels."""
-    for trimap in toy_trimaps(10):
+    offsets = []
+    for trimap in toy_trimaps(20):
         mask = 255 * (trimap == 0).byte()
         small = cache.v2.functional.resize(mask, [64, 64], antialias=True)[0].float() / 255
         labels = resize_labels(trimap, 64, 64)[0] == 0
         sure = (small - 0.5).abs() > 0.25
         assert torch.equal(labels[sure], small[sure] > 0.5)
         centre = [(m * torch.arange(64)).sum() / m.sum() for m in (small.sum(0), labels.float().sum(0))]
-        assert abs(centre[0] - centre[1]) < 0.1  # px; nearest-neighbour labels were off by 0.25 to 0.5
+        offsets.append(float(centre[1] - centre[0]))
+    assert abs(sum(offsets) / len(offsets)) < 0.05  # px; nearest-neighbour labels were off by 0.25 to 0.5
 
 
 def test_moves_commute_with_flips_too(monkeypatch):
