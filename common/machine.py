@@ -120,12 +120,16 @@ def precision_name(name: str) -> str:
     return str(precision(name)).removeprefix("torch.")
 
 
-def peak_memory_mib() -> int:
-    """The most memory that this process has had, on the GPU if there is one; 0 where the system doesn't tell."""
-    if torch.cuda.is_available():
+def peak_memory_mib(process: int | str = "self") -> int:
+    """The most memory that a process has had; 0 where the system doesn't tell, or it has ended.
+
+    process: its number, or this one, of which it is the GPU's memory if there is one.
+    """
+    if process == "self" and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
-    status = Path("/proc/self/status")  # getrusage would count the parent's peak in
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = []
+    with contextlib.suppress(OSError):  # getrusage would count the parent's peak in
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
@@ -143,9 +147,9 @@ def name() -> str:
     return f"{models[0] if models else platform.processor() or platform.machine()}{amx}, {os.cpu_count()} cores"
 
 
-def commit() -> str:
+def commit(folder: Path = REPOSITORY) -> str:
     """The checkout's commit, with a + if its code differs from it; "" outside a git checkout."""
-    git = ["git", "-C", str(REPOSITORY)]
+    git = ["git", "-C", str(folder)]
     code = [".", ":!outputs"]  # rows of results that are added there change no result
     try:
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)

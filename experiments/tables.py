@@ -180,6 +180,23 @@ def agreement() -> list[str]:
     return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
 
 
+def memory() -> list[str]:
+    cells = [
+        (line["image_size"], line["batch_size"], f"{line['train_mib']:,}", f"{line['test_mib']:,}",
+         f"{line['load_all_mib']:,}" if "load_all_mib" in line else "-", line["commit"])
+        for line in lines_of("memory.jsonl")
+    ]  # fmt: skip
+    header = (
+        "px",
+        "images per step",
+        "training, MiB",
+        "testing, MiB",
+        "decoding and loading all real images, MiB",
+        "commit",
+    )
+    return markdown(header, cells)
+
+
 def kills() -> list[str]:
     return [
         f"{line['kills']} kills, {line['lost']} lost ({line['machine']}, commit {line['commit']})."
@@ -189,7 +206,7 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, results, sizes, study, speed, agreement, kills, findings.compared, findings.answers,
+    for f in (summary, results, sizes, study, speed, agreement, memory, kills, findings.compared, findings.answers,
               findings.labelled, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
