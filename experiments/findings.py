@@ -20,27 +20,36 @@ def spread(values: list[float], digits: int = 4) -> str:
 
 
 def comparison(lines: list[Row]) -> list[dict[str, object]]:
-    """compare.py's groups "study" and "full": a dictionary for each variant, results in lists over seeds.
+    """compare.py's groups "study" and "full": an entry for each variant, of this version or else of an earlier one."""
+    found = {(entry["name"], entry["size"]): entry for entry in (*entries(lines, old=True), *entries(lines, old=False))}
+    return list(found.values())
 
-    "old": it was trained and scored by an earlier version of the code, and no row of this one is there yet.
-    """
+
+def entries(lines: list[Row], old: bool) -> list[dict[str, object]]:
+    """A dictionary for each variant that has rows, results in lists over seeds; old: rows of earlier versions alone."""
     names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
     found = []
     for (variant, _), of_variant in by_variant(("study", "full")).items():
-        chosen = [row for task in of_variant if (row := row_of(task, lines))]
-        is_old = not chosen
-        chosen = chosen or [row for task in of_variant if (row := predecessor(task, lines))]
-        if not chosen:
-            continue
-        first = chosen[0]
-        found.append({
-            "name": variant, "size": first["image_size"], "old": is_old, "seeds": [row["seed"] for row in chosen],
-            **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
-            **{name: [row[name] for row in chosen] for name in names},
-            "border_iou": [row["class_iou"][BORDER] for row in chosen],
-            "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
-        })  # fmt: skip
+        chosen = [row for task in of_variant if (row := (predecessor if old else row_of)(task, lines))]
+        if chosen:
+            first = chosen[0]
+            found.append({
+                "name": variant, "size": first["image_size"], "old": old, "seeds": [row["seed"] for row in chosen],
+                **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
+                **{name: [row[name] for row in chosen] for name in names},
+                "border_iou": [row["class_iou"][BORDER] for row in chosen],
+                "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
+            })  # fmt: skip
     return found
+
+
+def of_one_version(size: int, names: tuple[str, ...]) -> dict[str, dict[str, object]]:
+    """The entries of these variants, by name: of this version if it has them all, else of earlier ones, never mixed."""
+    for old in (False, True):
+        found = {entry["name"]: entry for entry in entries(rows(), old) if entry["size"] == size}
+        if set(names) <= set(found):
+            return {name: found[name] for name in names}
+    raise KeyError(f"no version has rows of {', '.join(names)} at {size} px")
 
 
 def label_of(entry: dict[str, object]) -> str:
@@ -144,46 +153,62 @@ def shares() -> list[str]:
 
 
 def answers() -> list[str]:
-    """Five questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
-    found = {(entry["name"], entry["size"]): entry for entry in comparison(rows())}
+    """Questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
     twin = json.loads((PUBLISHED / "benchmark.json").read_text())["unet_twin"]
 
-    def mean(name: str, size: int, result: str) -> float:
-        return statistics.mean(found[name, size][result])
-
-    def against(name: str, other: str, size: int, result: str = "mean_iou") -> str:
-        shown = [spread(found[n, size][result]) + (OLD_MARK if found[n, size]["old"] else "") for n in (name, other)]
-        return " against ".join(shown)
-
-    def less_memory(kind: str, network: str) -> str:
-        by_way = twin[kind][network]
+    def less_memory(kind: str) -> str:
+        by_way = twin[kind]["segnet_dsc"]
         return f"{100 * (1 - by_way['ours']['peak_mib'] / by_way['unet']['peak_mib']):.0f} %"
 
-    def ratio(result: str, name: str, other: str) -> str:
-        return f"{found[other, 128][result] / found[name, 128][result]:.0f}"
-
-    lost = {size: mean("unet_dsc", size, "mean_iou") - mean("segnet_dsc", size, "mean_iou") for size in (128, 64)}
-    near = mean("unet_dsc", 64, "contour_mean_iou") - mean("segnet_dsc", 64, "contour_mean_iou")
-    separable = mean("segnet", 128, "mean_iou") - mean("segnet_dsc", 128, "mean_iou")
+    unet, full = Pair("segnet_dsc", "unet_dsc", 128), Pair("segnet_dsc", "segnet", 128)
+    small_unet = Pair("segnet_dsc", "unet_dsc", 64)
+    nothing, maps = Pair("bilinear_dsc", "segnet_dsc", 64), Pair("segnet_dsc", "bilinear_maps_dsc", 64)
+    fifth = Pair("segnet_dsc", "fifth-stage", 128)
     losses = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
-    ranked = sorted(losses, key=lambda name: -mean(name, 64, "small_pets"))
-    ranking = ", ".join(f"{losses[name]} {spread(found[name, 64]['small_pets'])}" for name in ranked)
-    fifth = mean("fifth-stage", 128, "mean_iou") - mean("segnet_dsc", 128, "mean_iou")
+    of_losses = of_one_version(64, tuple(losses))
+    ranked = sorted(losses, key=lambda name: -statistics.mean(of_losses[name]["small_pets"]))
+    ranking = ", ".join(f"{losses[name]} {shown(of_losses[name], 'small_pets')}" for name in ranked)
     return [
-        f"1. **What does SegNet save?** Its decoder is handed {ratio('kept_bytes', 'segnet_dsc', 'unet_dsc')} times "
-        "fewer bytes than a U-Net's of the same widths; a process's peak memory is "
-        f"{less_memory('train', 'segnet_dsc')} lower in training and {less_memory('infer', 'segnet_dsc')} lower in "
-        "inference (separable, batches of 16), since training keeps the encoder's maps for its gradients in any case.",
-        f"2. **What does that cost?** {lost[128]:.3f} of mean IoU at 128 px "
-        f"({against('segnet_dsc', 'unet_dsc', 128)}, one seed), {lost[64]:.3f} at 64 px "
-        f"({against('segnet_dsc', 'unet_dsc', 64)}, three seeds), and {near:.3f} near the contour.",
-        f"3. **What does separable convolution cost?** {separable:.3f} of mean IoU after five epochs "
-        f"({against('segnet_dsc', 'segnet', 128)}, one seed), for {ratio('parameters', 'segnet_dsc', 'segnet')} times "
-        f"fewer parameters and {ratio('multiply_adds', 'segnet_dsc', 'segnet')} times fewer multiply-adds.",
-        f"4. **Which loss finds small pets?** Mean IoU on the smallest third, best first: {ranking}.",
-        f"5. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth > 0 else 'No'}: it changes mean IoU by "
-        f"{fifth:+.3f} ({against('fifth-stage', 'segnet_dsc', 128)}, one seed).",
+        f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes')} times fewer bytes than "
+        f"a U-Net's of the same widths; a process's peak memory is {less_memory('train')} lower in training and "
+        f"{less_memory('infer')} lower in inference (separable, batches of 16), since training keeps the encoder's "
+        "maps for its gradients in any case.",
+        f"2. **What does that cost?** {unet.gain():.3f} of mean IoU at 128 px ({unet.values()}), "
+        f"{small_unet.gain():.3f} at 64 px ({small_unet.values()}), and {small_unet.gain('contour_mean_iou'):.3f} near "
+        "the contour.",
+        f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain():+.3f} of mean IoU at 64 px "
+        f"({nothing.values()}); whole maps, added at no parameter more, give {maps.gain():+.3f} over indices "
+        f"({maps.values()}).",
+        f"4. **What does separable convolution cost?** {full.gain():.3f} of mean IoU after five epochs "
+        f"({full.values()}), for {full.ratio('parameters')} times fewer parameters and {full.ratio('multiply_adds')} times fewer "
+        "multiply-adds.",
+        f"5. **Which loss finds small pets?** Mean IoU on the smallest third, best first: {ranking}.",
+        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.gain() > 0 else 'No'}: it changes mean "
+        f"IoU by {fifth.gain():+.3f} ({fifth.values()}).",
     ]
+
+
+class Pair:
+    """Two variants at one size, of the same version: what the second gains over the first."""
+
+    def __init__(self, first: str, second: str, size: int) -> None:
+        self.first, self.second = of_one_version(size, (first, second)).values()
+
+    def gain(self, result: str = "mean_iou") -> float:
+        return statistics.mean(self.second[result]) - statistics.mean(self.first[result])
+
+    def ratio(self, cost: str) -> str:
+        return f"{self.second[cost] / self.first[cost]:.0f}"
+
+    def values(self) -> str:
+        seeds = {1: "one seed", 2: "two seeds", 3: "three seeds"}[
+            min(len(e["seeds"]) for e in (self.first, self.second))
+        ]
+        return f"{shown(self.first, 'mean_iou')} against {shown(self.second, 'mean_iou')}, {seeds}"
+
+
+def shown(entry: dict[str, object], result: str) -> str:
+    return spread(entry[result]) + (OLD_MARK if entry["old"] else "")
 
 
 def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
