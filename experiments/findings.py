@@ -180,8 +180,8 @@ def answers() -> list[str]:
         f"({nothing.values()}); whole maps, added at no parameter more, give {maps.gain():+.3f} over indices "
         f"({maps.values()}).",
         f"4. **What does separable convolution cost?** {full.gain():.3f} of mean IoU after five epochs "
-        f"({full.values()}), for {full.ratio('parameters')} times fewer parameters and {full.ratio('multiply_adds')} times fewer "
-        "multiply-adds.",
+        f"({full.values()}), for {full.ratio('parameters')} times fewer parameters and "
+        f"{full.ratio('multiply_adds')} times fewer multiply-adds.",
         f"5. **Which loss finds small pets?** Mean IoU on the smallest third, best first: {ranking}.",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.gain() > 0 else 'No'}: it changes mean "
         f"IoU by {fifth.gain():+.3f} ({fifth.values()}).",
