@@ -19,6 +19,7 @@ import metrics
 import pretrained
 import segnet
 from common import checkpoints, machine, pictures, results, settings
+from common.optimizer import parameter_groups
 from common.settings import UserError
 from common.trimap import BORDER
 from dataset import augment
@@ -165,19 +166,9 @@ def prepare_encoder(network: nn.Module, new: bool = True) -> None:
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
-    decay = WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0
-    encoder = {p for module in pretrained.encoder_of(network) for p in module.parameters()} if ENCODER else set()
     shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
-    kinds: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for p in network.parameters():
-        across_channels_and_pixels = p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
-        kind = "encoder" if p in encoder else "full convolution" if across_channels_and_pixels else "other"
-        if p.requires_grad:
-            kinds.setdefault((kind, p.ndim > 1), []).append(p)
-    groups = [
-        {"params": params, "share": shares[kind], "weight_decay": decay if is_weight else 0.0}
-        for (kind, is_weight), params in kinds.items()
-    ]
+    encoder = pretrained.encoder_of(network) if ENCODER else []
+    groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
     return optimizer(groups, LEARNING_RATE, fused=True)
 

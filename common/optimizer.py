@@ -1,0 +1,24 @@
+"""Which parameters learn at which share of the learning rate, and which of them decay."""
+
+from torch import nn
+
+
+def parameter_groups(
+    network: nn.Module, encoder: list[nn.Module], shares: dict[str, float], weight_decay: float
+) -> list[dict[str, object]]:
+    """An optimiser's groups of the parameters that learn, each with its "share" of the learning rate.
+
+    encoder: modules that are pretrained; shares: of "encoder", "full convolution" (across channels and pixels at once)
+    and "other". Weights decay, BatchNorm's parameters and biases do not.
+    """
+    pretrained = {p for module in encoder for p in module.parameters()}
+    kinds: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for p in network.parameters():
+        across_channels_and_pixels = p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1
+        kind = "encoder" if p in pretrained else "full convolution" if across_channels_and_pixels else "other"
+        if p.requires_grad:
+            kinds.setdefault((kind, p.ndim > 1), []).append(p)
+    return [
+        {"params": params, "share": shares[kind], "weight_decay": weight_decay if is_weight else 0.0}
+        for (kind, is_weight), params in kinds.items()
+    ]
