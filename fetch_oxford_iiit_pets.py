@@ -23,7 +23,7 @@ from common.trimap import BACKGROUND, CLASSES
 from dataset import cache, download
 from dataset.augment import augment
 from dataset.cache import Split
-from dataset.toy_pets import write_toy_pets
+from dataset.toy_pets import TOY_VERSION, write_toy_pets
 
 # Data
 DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in seconds, whose results are kept apart
@@ -102,7 +102,7 @@ def data_folder() -> Path:
     Raises UserError if that fails. The toy data are never taken in place of the real.
     """
     if DATASET == "toy":
-        folder = outputs_folder() / "data" / "oxford-iiit-pet"
+        folder = outputs_folder() / f"data-{TOY_VERSION}" / "oxford-iiit-pet"
         if not folder.exists():
             write_toy_pets(folder)
         return folder

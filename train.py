@@ -92,9 +92,9 @@ def main() -> None:
     machine.stop_on_signals()
     check_constants()
     machine.set_up(THREADS)
-    sizes = sorted({size_in(epoch) for epoch in range(*EPOCHS)})  # the last is IMAGE_SIZE
-    parts = {size: divide(pets.load("trainval", size), VALIDATION_SHARE, TRAIN_SHARE) for size in sizes}
-    train_sets, validation_set = {size: part[0] for size, part in parts.items()}, parts[pets.IMAGE_SIZE][1]
+    train_sets = {}
+    for size in sorted({size_in(epoch) for epoch in range(*EPOCHS)} | {pets.IMAGE_SIZE}):  # the largest comes last
+        train_sets[size], validation_set = divide(pets.load("trainval", size), VALIDATION_SHARE, TRAIN_SHARE)
     try:
         for network in NETWORKS:
             train_network(network, train_sets, validation_set)
@@ -107,6 +107,8 @@ def check_constants() -> None:
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
     settings.check(globals(), CHOICES, RANGES)
+    if not RUN:
+        raise UserError("RUN names the run's folder in outputs; it can't be empty")
     if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
     machine.precision(PRECISION)
@@ -192,31 +194,28 @@ def resume(
     leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(PRECISION)}
     legs = state.get("legs", []) if state else []
     about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
+    if state or 1 in checkpoints.epochs_in(folder):  # a kill in the first save leaves an epoch without a state
+        was = state or checkpoints.load_file(checkpoints.weights_path(folder, 1))
+        new_leg, now = first == len(history) + 1 > 1, about | {"constants": compared_constants(len(history))}
+        defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
+        checkpoints.check_same_run(folder, was, now, defaults, new_leg)
     if state:
-        if differ := differing(state, about, len(history)):
-            raise UserError(f"{folder} was begun with {differ}; give the same, or another RUN, or delete that folder")
         checkpoints.restore(state, network, optimizer, random)
         checkpoints.write_history(folder, history)  # where a kill came between the state and its table
         print(f"going on after epoch {len(history)} in {folder}")
     return history
 
 
-def differing(state: dict[str, object], about: dict[str, object], epochs_done: int) -> str:
-    """What a run was begun with that differs now and must not, "" if nothing does.
+def compared_constants(epochs_done: int) -> dict[str, object]:
+    """The constants that may not differ from those that a run was begun with.
 
-    Where EPOCHS begins after the epochs that are there, it asks for a new leg: constants not FIXED may be others then,
-    and so may device and precision. Where all EPOCHS are there already nothing is trained, and EPOCHS may be others.
+    Where EPOCHS begins after the epochs that are there, it asks for a new leg: all that are not FIXED may be others.
+    Where all EPOCHS are there already, nothing is trained, and EPOCHS may be others.
     """
     first, end = EPOCHS
-    new_leg, is_done = first == epochs_done + 1, end <= epochs_done + 1
-    compared = FIXED if new_leg else constants().keys() - ({"EPOCHS"} if is_done else set())
-    defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
-    now = {name: constants()[name] for name in compared} | {"data": about["data_identity"][:12]}
-    was = state["constants"] | {"data": state.get("data_identity", about["data_identity"])[:12]}
-    if not new_leg and state.get("legs"):
-        for key in ("device", "precision"):
-            was[key], now[key] = state["legs"][-1][key], about["legs"][-1][key]
-    return checkpoints.differing(was, now, defaults)
+    if first == epochs_done + 1 > 1:
+        return {name: value for name, value in constants().items() if name in FIXED}
+    return {name: value for name, value in constants().items() if name != "EPOCHS" or end > epochs_done + 1}
 
 
 def constants() -> dict[str, object]:
@@ -231,7 +230,11 @@ def size_in(epoch: int) -> int:
     first, end = EPOCHS
     share = 1.0 if epoch == end - 1 else SIZES[max(0, epoch - first) * len(SIZES) // (end - first)]
     step = 2**STAGES
-    return pets.IMAGE_SIZE if share == 1 else max(step, round(share * pets.IMAGE_SIZE / step) * step)
+    return (
+        pets.IMAGE_SIZE
+        if share == 1
+        else min(pets.IMAGE_SIZE, max(1, int(share * pets.IMAGE_SIZE / step + 0.5)) * step)
+    )
 
 
 def rate_at(progress: float, epoch: int) -> float:

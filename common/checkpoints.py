@@ -18,6 +18,8 @@ from torch import nn
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
 
+KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
+
 
 def run_folder(outputs: Path, run: str, network: str) -> Path:
     return outputs / run / network
@@ -37,15 +39,15 @@ def save(
 ) -> None:
     """Saves an epoch: first its weights, then the state that names them, so every state has its weights.
 
-    about: what builds the network (see `pretrained.load_network`), and "constants", "data_identity" and "legs".
+    about: what builds the network (see `pretrained.load_network`), and KEPT.
     """
     epoch = len(history)
     seconds = sum(row["seconds"] for row in history)
     weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
     write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
     state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "torch_random": torch.get_rng_state(),
-             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-             "history": history, **{key: about[key] for key in ("constants", "data_identity", "legs")}}  # fmt: skip
+             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+             "history": history, **{key: about[key] for key in KEPT}}  # fmt: skip
     write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
     write_history(folder, history)
 
@@ -80,8 +82,28 @@ def restore(
         group.update(own)  # loading brought back those of the leg before
     random.set_state(state["random"])
     torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
-    if torch.cuda.is_available() and state.get("cuda_random"):
-        torch.cuda.set_rng_state_all(state["cuda_random"])
+    if torch.cuda.is_available() and state.get("cuda_random") is not None:
+        torch.cuda.set_rng_state(state["cuda_random"])
+
+
+def check_same_run(
+    folder: Path, was: dict[str, object], now: dict[str, object], defaults: dict[str, object], new_leg: bool
+) -> None:
+    """Raises UserError if what a run was begun with differs now where it must not.
+
+    was: its state; now: KEPT as it would be now, with those constants alone that may not differ; defaults: of constants
+    that an old state may lack; new_leg: device and precision may differ.
+    """
+    begun = f"{folder} was begun"
+    if was.get("version", 1) != now["version"]:
+        raise UserError(f"{begun} by version {was.get('version', 1)} of this code; choose another RUN, or delete it")
+    if was["data_identity"] != now["data_identity"]:
+        raise UserError(f"{begun} with other images; choose another RUN, or delete it")
+    hardware, here = ([leg[key] for key in ("device", "precision")] for leg in (was["legs"][-1], now["legs"][-1]))
+    if hardware != here and not new_leg:
+        raise UserError(f"{begun} on {' in '.join(hardware)}, not {' in '.join(here)}; choose another RUN")
+    if differ := differing(was["constants"], now["constants"], defaults):
+        raise UserError(f"{begun} with {differ}; give the same, or another RUN, or delete that folder")
 
 
 def differing(was: dict[str, object], now: dict[str, object], defaults: dict[str, object]) -> str:

@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import io
+import math
 import os
 import sys
 import tokenize
@@ -98,7 +99,10 @@ def check(
             if name in choices and entry not in allowed:
                 raise UserError(f"{name}={entry}: there are {', '.join(allowed)}")
             if name in ranges and not allowed[0] <= entry <= allowed[1]:
-                raise UserError(f"{name}={entry}: {name} is from {allowed[0]:g} to {allowed[1]:g}")
+                bounds = (
+                    f"from {allowed[0]:g} to {allowed[1]:g}" if allowed[1] < math.inf else f"at least {allowed[0]:g}"
+                )
+                raise UserError(f"{name}={entry}: {name} is {bounds}")
 
 
 def constants(module: ModuleType) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from common.files import clear_parts, load_file, write_atomically
+from common.machine import usable_cores
 from common.settings import UserError
-from dataset.labels import resize_labels
+from dataset.labels import overlaps, resize_labels
 
 CODE_VERSION = 2  # raised by hand whenever images or labels in the cache would come out otherwise
 TRUTH = "area"  # how labels are resized, for rows of results; rows without it are of version 1, "nearest"
@@ -156,26 +156,28 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     found = read(path, key)
     if not found:
         clear_parts(cache_folder, older_than=600)  # another process may be writing its own
-        write_atomically(path, lambda part: torch.save({"key": key} | decode_all(folder, split, pairs, size), part))
-        found = read(path, key)
+        made = decode_all(folder, split, pairs, size)
+        write_atomically(path, lambda part: torch.save({"key": key} | made, part))
+        found = read(path, key) or made  # another process, with other data, may have written its own
     return Split(found["images"], found["trimaps"], pairs)
 
 
 def read(path: Path, key: str) -> dict[str, object] | None:
-    """What a cache file holds, mapped into memory: pages are read when they are used. None if it doesn't fit."""
-    with contextlib.suppress(UserError):  # missing or damaged
-        cached = load_file(path, mmap=True)
-        if cached.get("key") == key:
-            return cached
+    """What a cache file holds, mapped into memory where that can be done; None if it doesn't fit or isn't there."""
+    for mmap in (True, False):  # some file systems map no files
+        with contextlib.suppress(UserError):  # missing or damaged
+            cached = load_file(path, mmap)
+            return cached if cached.get("key") == key else None
     return None
 
 
 def decode_all(folder: Path, split: str, pairs: list[Pair], size: int) -> dict[str, Tensor]:
     images = torch.empty(len(pairs), 3, size, size, dtype=torch.uint8)
     trimaps = torch.empty(len(pairs), 1, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
         progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}, {size} px", unit="image", leave=False)
         for i, (image, trimap) in enumerate(progress):
             images[i], trimaps[i] = image, trimap
+    overlaps.cache_clear()  # as many as there are sides of images
     return {"images": images, "trimaps": trimaps}

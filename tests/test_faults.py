@@ -247,7 +247,7 @@ def test_one_thread_and_two_agree(start, tmp_path):
     for name, constants in {"one": (), "two": ("THREADS=2",), "seed": ("SEED=1",)}.items():
         assert start(f"RUN={name}", "EPOCHS=1,2", "PRECISION=float32", *constants).wait() == 0
         saved = load_file(tmp_path / "toy" / name / "segnet_dsc" / "epoch_01.pt")
-        assert saved["threads"] == (2 if name == "two" else 1)
+        assert saved["legs"][-1]["threads"] == (2 if name == "two" else 1)
         after[name] = torch.cat([saved["weights"][k].flatten() for k in saved["weights"] if k.endswith("weight")])
     differ = [float((after["one"] - after[other]).norm()) for other in ("two", "seed")]
     assert differ[0] < 0.05 * differ[1]

@@ -89,7 +89,7 @@ def test_the_labels_of_a_flipped_image_are_the_flipped_labels(trimaps, size):
         assert torch.equal(resize_labels(trimap.mT, size, size), resize_labels(trimap, size, size).mT)
 
 
-@pytest.mark.parametrize(("trimaps", "size"), [(toy_trimaps, 64), (real_trimaps, 64), (real_trimaps, 128)])
+@pytest.mark.parametrize(("trimaps", "size"), [(toy_trimaps, 64), *((real_trimaps, size) for size in SIZES)])
 def test_class_shares_stay_within_3_percent_of_the_full_size(trimaps, size):
     def shares(labels):
         return torch.stack([(labels == c).double().mean() for c in range(3)])

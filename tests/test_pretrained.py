@@ -145,7 +145,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, 
     monkeypatch.setattr(pets, "OUTPUTS", str(tmp_path))
     monkeypatch.setattr(pets, "IMAGE_SIZE", 32)
     split = pets.load("trainval")
-    for name, value in (("ENCODER", encoder), ("SIZES", (32,)), ("ENCODER_WEIGHTS", "" if encoder == LITE0 else
+    for name, value in (("ENCODER", encoder), ("SIZES", (1.0,)), ("ENCODER_WEIGHTS", "" if encoder == LITE0 else
                         str(tmp_path / "vgg.pth")), ("LEARNING_RATE", 1e-2)):  # fmt: skip
         monkeypatch.setattr(train, name, value)
     for frozen in (True, False):

@@ -49,11 +49,13 @@ def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
     assert "THREADS=1" in script("train.py", *constants, "THREADS=2", fails=True)
     with monkeypatch.context() as patch:
         patch.setattr(machine, "precision_name", lambda _: "bfloat16")
-        assert "precision=float32" in script("train.py", *constants, "PRECISION=auto", fails=True)
-    image = next((begun.parent.parent / "data/oxford-iiit-pet/images").glob("*.jpg"))
+        assert "was begun on cpu in float32, not cpu in bfloat16" in script(
+            "train.py", *constants, "PRECISION=auto", fails=True
+        )
+    image = next((begun.parent.parent / "data-2/oxford-iiit-pet/images").glob("*.jpg"))
     whole = image.read_bytes()
     image.write_bytes(whole + b"\0")  # other data of the same names
-    assert "was begun with data=" in script("train.py", *constants, fails=True)
+    assert "was begun with other images; choose another RUN" in script("train.py", *constants, fails=True)
     image.write_bytes(whole)
     assert "going on after epoch 2" in script("train.py", *constants)
 
@@ -62,13 +64,16 @@ def test_a_constant_that_an_old_state_lacks_had_its_default(script, begun):
     state = checkpoints.load_file(begun / "state.pt")
     for name in ("ENCODER", "SKIP_FEATURES", "WARM_UP"):
         del state["constants"][name]
-    for name in ("legs", "data_identity", "cuda_random"):  # nor these
-        del state[name]
     state["constants"]["EPOCHS"] = (1, 4)
     torch.save(state, begun / "state.pt")
     constants = (*RUN, "EPOCHS=1,4", "VALIDATION_SHARE=0.2")
     assert f"WARM_UP={train.WARM_UP}" in script("train.py", *constants, "WARM_UP=0.3", fails=True)
     assert "going on after epoch 2" in script("train.py", *constants)
+    state = checkpoints.load_file(begun / "state.pt")
+    del state["version"]  # as before there were versions
+    torch.save(state, begun / "state.pt")
+    said = script("train.py", *RUN, "EPOCHS=4,5", "VALIDATION_SHARE=0.2", fails=True)
+    assert "was begun by version 1 of this code; choose another RUN" in said
 
 
 def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun):
@@ -77,20 +82,21 @@ def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun
     said = script("train.py", *constants, fails=True)
     assert "holds epoch 2, but its state knows 0" in said and "delete that folder" in said
     (begun / "epoch_02.pt").unlink()  # one epoch without a state is what a kill in the first save leaves
+    assert "was begun with SEED=0" in script("train.py", *constants, "SEED=3", fails=True)  # but not of another run
     assert "2 epochs in" in script("train.py", *constants)
 
 
 def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor([7], dtype=torch.uint8)])
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", seen.append)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", seen.append)
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}])
-    about = {"constants": {}, "data_identity": "", "legs": []}
+    about = {"version": 2, "constants": {}, "data_identity": "", "legs": []}
     checkpoints.save(tmp_path, network, optimizer, torch.Generator(), [{"epoch": 1, "seconds": 1.0}], about)
     checkpoints.restore(checkpoints.read_state(tmp_path), network, optimizer, torch.Generator())
-    assert [int(state[0]) for state in seen[0]] == [7]
+    assert [int(state) for state in seen] == [7]
 
 
 @pytest.mark.parametrize(("epochs", "image_size", "sizes"), [
@@ -101,6 +107,8 @@ def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):
     ((1, 2), 128, [128]),
     ((6, 8), 128, [64, 128]),
     ((1, 4), 100, [48, 48, 100]),
+    ((1, 6), 80, [48, 48, 64, 80, 80]),
+    ((1, 6), 20, [16, 16, 16, 20, 20]),
 ])  # fmt: skip
 def test_epochs_are_at_shares_of_the_image_size_and_the_last_is_whole(monkeypatch, epochs, image_size, sizes):
     monkeypatch.setattr(train, "EPOCHS", epochs)
