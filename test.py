@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
+import segnet
 from common import checkpoints, machine, pictures, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import append_line, write_atomically
@@ -50,26 +51,35 @@ PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 def main() -> None:
     machine.set_up(THREADS)
-    if PUBLISH:
-        check_unpublished()
+    if not NETWORKS:
+        raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
+    loaded = [load(name) for name in (NETWORKS[:1] if CHECKPOINT else NETWORKS)]
     split = pets.load("test")
     rows = [baseline(split)] if BASELINE else []
-    for name in NETWORKS[:1] if CHECKPOINT else NETWORKS:
-        network, about = pretrained.load_network(weights_of(name), name)
-        trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
-        if trained_for != pets.IMAGE_SIZE:
-            raise UserError(f"{weights_of(name)} was trained for IMAGE_SIZE={trained_for}: give that")
+    for network, about in loaded:
         network.to(machine.device(), memory_format=torch.channels_last)
         row, matrices = test_performance(network, about, split)
         if EXAMPLES:
-            show_examples(network, name, split, matrices)
+            show_examples(network, about["network"], split, matrices)
         rows.append(row)
     print_table(rows)
     for row in rows:
-        if PUBLISH and is_published(row["run"], row["network"]):
+        if PUBLISH and is_published(row):
             continue  # the baseline, which every test computes anew
         append_line(results_path(), json.dumps(row))
         print(f"row of {row['network']} added to {results_path()}")
+
+
+def load(name: str) -> tuple[nn.Module, dict[str, object]]:
+    """A network and what its checkpoint says. Raises UserError if it is of another size, or published already."""
+    path = weights_of(name)
+    network, about = pretrained.load_network(path, name)
+    trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
+    if trained_for != pets.IMAGE_SIZE:
+        raise UserError(f"{path} was trained for IMAGE_SIZE={trained_for}: give that")
+    if PUBLISH and is_published(facts_of(about)):  # each published row sees the test split once
+        raise UserError(f"{results_path()} has {name} of run {row_name()} already; publish another RUN")
+    return network, about
 
 
 def weights_of(name: str) -> Path:
@@ -96,25 +106,7 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     dtype = machine.precision(PRECISION)
     found = metrics.evaluate(network, split.images, split.trimaps, dtype, MIRROR, own_trimap_of(split))
     seconds = time.perf_counter() - start
-    constants = about.get("constants", {})
-    row = {
-        "run": row_name(),
-        "network": about["network"],
-        "head": about["head"],
-        "encoder": about.get("encoder", ""),
-        "frozen": constants.get("FREEZE_ENCODER", False),
-        "skips": about.get("skips", False),
-        "train_share": constants.get("TRAIN_SHARE"),
-        "version": about.get("version", 1),
-        "constants": constants,
-        "data": pets.data_name(),
-        "train_images": about.get("train_images"),
-        "test_images": len(split.images),
-        "epochs": about.get("epoch"),
-        "image_size": pets.IMAGE_SIZE,
-        "loss": constants.get("LOSS"),
-        "seed": constants.get("SEED"),
-    }
+    row = facts_of(about) | {"test_images": len(split.images)}
     row |= results_of(found, split)
     if USE_TORCHMETRICS:
         row |= from_torchmetrics(network, split)
@@ -126,6 +118,28 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
         "test_seconds": seconds,
     }
     return row | of_all_legs(about) | of_this_test(), found.matrices
+
+
+def facts_of(about: dict[str, object]) -> dict[str, object]:
+    """What a row says of a network before it is tested."""
+    constants = about.get("constants", {})
+    return {
+        "run": row_name(),
+        "network": about["network"],
+        "head": about["head"],
+        "encoder": about.get("encoder", ""),
+        "frozen": constants.get("FREEZE_ENCODER", False),
+        "skips": about.get("skips", False),
+        "train_share": constants.get("TRAIN_SHARE"),
+        "version": about.get("version", 1),
+        "constants": constants,
+        "data": pets.data_name(),
+        "train_images": about.get("train_images"),
+        "epochs": about.get("epoch"),
+        "image_size": pets.IMAGE_SIZE,
+        "loss": constants.get("LOSS"),
+        "seed": constants.get("SEED"),
+    }
 
 
 def own_trimap_of(split: Split) -> Callable[[int], Tensor]:
@@ -235,16 +249,11 @@ def results_path() -> Path:
     return (pets.published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
 
 
-def check_unpublished() -> None:
-    """Raises UserError if a row is there already: each published row sees the test split once."""
-    for network in NETWORKS:
-        if is_published(row_name(), network):
-            raise UserError(f"{results_path()} has {network} of run {row_name()} already; publish another RUN")
-
-
-def is_published(run: str, network: str) -> bool:
-    rows = results.rows(pets.published_folder())
-    return (run, network, results.VERSION) in {(row["run"], row["network"], row.get("version", 1)) for row in rows}
+def is_published(row: dict[str, object]) -> bool:
+    """Whether there is a row of the same run and network, trained with the same constants by the same version."""
+    names = ("run", "network", "version", "data", "constants", "epochs")
+    wanted = json.loads(json.dumps([row.get(name) for name in names]))  # JSON knows no tuples
+    return any([old.get(name) for name in names] == wanted for old in results.rows(pets.published_folder()))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
     """
     images = len(pets.load("trainval").images)
     original_ms = result["train_step_ms"][network]["original"] + 1000 / result["data_images_per_second"]["original"]
-    same = {"network": network, "machine": result["machine"], "data": result["data"]}
+    same = {"network": network, "machine": result["machine"], "data": result["data"], "mirror": False}
+    same["version"] = results.VERSION
     rows = [row for row in results.rows(pets.published_folder()) if same.items() <= row.items()]
     good = [row for row in rows if all(row["batch_mean"][name] >= least for name, least in QUALITY.items())]
     here = [row["train_seconds"] for row in good]

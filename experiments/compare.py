@@ -27,7 +27,7 @@ def main() -> None:
     settings.check(globals(), {"GROUPS": tuple(dict.fromkeys(t.group for t in every)),
                                "VARIANTS": ("all", *dict.fromkeys(t.variant for t in every))}, {})  # fmt: skip
     folder = pets.published_folder()
-    rows = results.rows(folder)
+    rows = [row for row in results.rows(folder) if row["data"] == pets.data_name()]
     wanted = [t for t in every if t.group in GROUPS and (t.variant in VARIANTS or "all" in VARIANTS)]
     missing = [task for task in wanted if not tasks.row_of(task, rows)]
     print(f"{len(missing)} rows are missing: {', '.join(task.run for task in missing) or 'none'}", flush=True)

@@ -3,7 +3,7 @@
 import json
 import statistics
 
-from common.results import OLD_MARK, PUBLISHED, Row, lines_of, rows
+from common.results import OLD_MARK, PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
 from experiments.tasks import Task, predecessor, row_of, tasks
 
@@ -72,9 +72,9 @@ def compared() -> list[str]:
         cells.append((
             label_of(entry), entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
             f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
-            f"{statistics.median(entry['train_seconds']):.0f}", *measured,
+            *measured,
         ))  # fmt: skip
-    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "training, s", "pixel accuracy",
+    header = ("network", "px", "seeds", "parameters", "multiply-adds", "kept", "pixel accuracy",
               "mean IoU", "near the contour", "small pets")  # fmt: skip
     return markdown(header, cells)
 
@@ -105,10 +105,13 @@ def decoders() -> list[str]:
 
 def paired(entry: dict[str, object], base: dict[str, object], result: str) -> str:
     """Mean difference from the base over the seeds that both have, its standard error, and how many."""
-    if entry is base:
-        return "-"
+    return "-" if entry is base else difference(differences(entry, base, result))
+
+
+def differences(entry: dict[str, object], base: dict[str, object], result: str) -> list[float]:
+    """Differences from the base, for each seed that both have."""
     of_base = dict(zip(base["seeds"], base[result]))
-    return difference([v - of_base[s] for s, v in zip(entry["seeds"], entry[result]) if s in of_base])
+    return [value - of_base[seed] for seed, value in zip(entry["seeds"], entry[result]) if seed in of_base]
 
 
 def difference(differences: list[float]) -> str:
@@ -121,7 +124,7 @@ def difference(differences: list[float]) -> str:
 
 def aligned() -> list[str]:
     """Training on labels of the nearest pixel against aligned ones, by seed, scored on aligned labels."""
-    old = {line["seed"]: line for line in lines_of("truth.jsonl")}
+    old = {line["seed"]: line for line in lines_of("truth.jsonl") if line["version"] == VERSION}
     new = {
         row["seed"]: row for task in by_variant(("study",))[("segnet_dsc", "study")] if (row := row_of(task, rows()))
     }
@@ -142,8 +145,8 @@ def aligned() -> list[str]:
 def shares() -> list[str]:
     """How much wider or narrower each class becomes when labels are resized, against the full-size trimaps."""
     path = PUBLISHED / "class_shares.json"
-    counted = json.loads(path.read_text())["class_shares"] if path.exists() else {"full": {"full": [1.0] * 3}}
-    full, cells = counted["full"]["full"], []
+    counted = json.loads(path.read_text())["class_shares"] if path.exists() else {}
+    full, cells = counted.get("full", {}).get("full"), []
     for size, by_way in counted.items():
         for way, found in by_way.items():
             change = [share / of_full - 1 for share, of_full in zip(found, full)]
@@ -195,15 +198,15 @@ class Pair:
         self.first, self.second = of_one_version(size, (first, second)).values()
 
     def gain(self, result: str = "mean_iou") -> float:
-        return statistics.mean(self.second[result]) - statistics.mean(self.first[result])
+        """The mean difference over the seeds that both have."""
+        return statistics.mean(differences(self.second, self.first, result))
 
     def ratio(self, cost: str) -> str:
         return f"{self.second[cost] / self.first[cost]:.0f}"
 
     def values(self) -> str:
-        seeds = {1: "one seed", 2: "two seeds", 3: "three seeds"}[
-            min(len(e["seeds"]) for e in (self.first, self.second))
-        ]
+        n = len(differences(self.second, self.first, "mean_iou"))
+        seeds = "one seed" if n == 1 else f"{n} seeds"
         return f"{shown(self.first, 'mean_iou')} against {shown(self.second, 'mean_iou')}, {seeds}"
 
 

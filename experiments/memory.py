@@ -23,12 +23,20 @@ BATCH_SIZES = (8, 4)  # images per step, for each size
 TRAIN_SIZES = "SIZES=1"  # for train.py, so that every epoch is at full size; before they were shares, SIZES were px
 LOAD = False  # True: all real images too
 
+LOAD_ALL = """
+import sys
+import fetch_oxford_iiit_pets as pets
+pets.DATA_ROOT, pets.OUTPUTS, pets.IMAGE_SIZE = *sys.argv[1:3], int(sys.argv[3])
+print([int(pets.load(split).images[-1].sum()) for split in ("trainval", "test")])
+"""
 FACTS = ("DATASET=toy", "NETWORKS=segnet_dsc", "PRECISION=float32")
 
 
 def main() -> None:
     code = Path(CODE).resolve() if CODE else machine.REPOSITORY
-    for size, batch_size in zip(IMAGE_SIZES, BATCH_SIZES, strict=True):
+    if len(IMAGE_SIZES) != len(BATCH_SIZES):
+        raise UserError("IMAGE_SIZES and BATCH_SIZES have as many entries as each other")
+    for size, batch_size in zip(IMAGE_SIZES, BATCH_SIZES):
         with tempfile.TemporaryDirectory() as outputs:
             constants = [*FACTS, f"IMAGE_SIZE={size}", f"OUTPUTS={outputs}"]
             training = [
@@ -42,11 +50,8 @@ def main() -> None:
             found = {"train_mib": peak_mib(code, training)}
             found["test_mib"] = peak_mib(code, ["test.py", *constants, "EXAMPLES=0"])
             if LOAD:
-                load = (
-                    "import sys; import fetch_oxford_iiit_pets as pets; pets.DATA_ROOT, pets.OUTPUTS = sys.argv[1:3]; "
-                )
-                load += "print([int(pets.load(s, int(sys.argv[3])).images[-1].sum()) for s in ('trainval', 'test')])"
-                found["load_all_mib"] = peak_mib(code, ["-c", load, pets.DATA_ROOT, outputs, str(size)])
+                data = str(Path(pets.DATA_ROOT).resolve())
+                found["load_all_mib"] = peak_mib(code, ["-c", LOAD_ALL, data, outputs, str(size)])
         line = {"image_size": size, "batch_size": batch_size, "train_images": 24, "test_images": 24, **found}
         line |= machine.about() | {"commit": machine.commit(code)}
         append_line(pets.published_folder() / "memory.jsonl", json.dumps(line))

@@ -38,7 +38,7 @@ def builtin_up(x: Tensor, kept: object) -> Tensor:
 
 
 class OriginalPets(OxfordIIITPet):
-    """Training photographs, each decoded, squeezed, flipped and jittered when it is asked for."""
+    """Training images, each decoded, squeezed, flipped and jittered when it is asked for."""
 
     def __init__(self, root: Path, size: int) -> None:
         super().__init__(root, "trainval", target_types="segmentation")

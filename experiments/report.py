@@ -22,7 +22,9 @@ RUNS = ""  # names of runs, with commas between them; "": the newest row of ever
 FILE = "report.html"  # in outputs
 
 RESULTS = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "iou", "custom_iou": "custom IoU",
-           "dice": "Dice", "contour_mean_iou": "mean IoU near the contour"}  # fmt: skip
+           "dice": "Dice", "contour_mean_iou": "mean IoU near the contour", "own_size_mean_iou": "mean IoU at own size",
+           "two_class_pixel_accuracy": "pixel accuracy without border",
+           "two_class_pet_iou": "pet IoU without border"}  # fmt: skip
 PICTURES = {"curves": "Training", "confusion": "Confusion, in shares of the true class", "best": "Best cases",
             "typical": "Typical cases", "worst": "Worst cases"}  # fmt: skip
 COMPARISONS = {"comparison": "Accuracy against cost", "labels": "Accuracy over labelled images"}  # of compare.py
@@ -51,7 +53,7 @@ def main() -> None:
     outputs = pets.outputs_folder()
     folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
-    newest = {(row["run"], row["network"]): row for row in results.rows(folder)}  # the last of each
+    newest = {(row["run"], row["network"]): row for row in results.current(results.rows(folder))}  # the last of each
     rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row))]
     if not rows:
         raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
@@ -90,7 +92,9 @@ def overview(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
-        lines.append([f"{row['network']}, {row['run']}", minutes, row["pixel_accuracy"], row["mean_iou"]])
+        lines.append(
+            [f"{row['network']}, {row['run']}{results.mark(row)}", minutes, row["pixel_accuracy"], row["mean_iou"]]
+        )
     return table(["network, run", "minutes of training", "pixel accuracy", "mean IoU"], lines)
 
 
@@ -104,7 +108,10 @@ def section(row: dict, folder: Path) -> str:
     prefix = f"{row['run']}_{row['network']}_" if PUBLISHED else f"{row['run']}/{row['network']}/"
     pictures = "".join(picture(folder / f"{prefix}{name}.png", caption) for name, caption in PICTURES.items())
     classes = [[f"IoU of {name}", share] for name, share in zip(CLASSES, row["class_iou"])]
-    overall = [[title, float(row[name])] for name, title in RESULTS.items() if name in row] + classes
+    own, two = row.get("own_size", {}), row.get("two_class", {})
+    row = row | {"own_size_mean_iou": own.get("mean_iou"), "two_class_pet_iou": two.get("pet_iou")}
+    row["two_class_pixel_accuracy"] = two.get("pixel_accuracy")
+    overall = [[title, float(row[name])] for name, title in RESULTS.items() if row.get(name) is not None] + classes
     facts = f"{row['parameters'] / 1e6:.2f} M parameters; trained on {row['train_images']} images for "
     facts += f"{row['epochs']} epochs, tested on {row['test_images']} at {row['image_size']} px; "
     facts += f"{row['machine']}, commit {row['commit']}: {row['command']}"

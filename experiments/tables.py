@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from common import settings
 from common.files import REPOSITORY
-from common.results import PUBLISHED, Row, current, has_name, lines_of, mark, rows
+from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
 from experiments import findings
 from experiments.findings import markdown, spread
 
@@ -78,43 +78,53 @@ def sizes() -> list[str]:
         species = [f"{s['mean_iou']:.3f}" for s in row.get("by_species", {}).values()] or ["-", "-"]
         contour = f"{row['contour_mean_iou']:.3f}" if "contour_mean_iou" in row else "-"
         classes = [f"{share:.3f}" for share in row["class_iou"]]
-        cells.append((row["network"], row["run"] + mark(row), *thirds, *species, *classes, contour))
+        own = f"{row['own_size']['mean_iou']:.3f}" if "own_size" in row else "-"
+        two = row.get("two_class")
+        two = f"{two['pixel_accuracy']:.3f} / {two['pet_iou']:.3f}" if two else "-"
+        cells.append((row["network"], row["run"] + mark(row), *thirds, *species, *classes, contour, own, two))
     header = ("network", "run", "small pets", "middle", "large", "cats", "dogs", "IoU pet", "background", "border",
-              "near the contour")  # fmt: skip
+              "near the contour", "own size", "two classes")  # fmt: skip
     return markdown(header, cells)
 
 
-def study_lines() -> list[Row]:
-    """Lines of the study with its newest base."""
-    lines = lines_of("study.jsonl")
-    return [line for line in lines if line["base"] == lines[-1]["base"]]
+def study_groups() -> list[dict[str, dict[int, Row]]]:
+    """Lines of the study by setting and seed: those of this version's newest base, then those of the version before."""
+    groups = []
+    for version in range(VERSION, 0, -1):
+        lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == version]
+        by_setting: dict[str, dict[int, Row]] = {}
+        for line in lines:
+            if line["base"] == lines[-1]["base"]:
+                by_setting.setdefault(line["setting"], {})[line["seed"]] = line
+        groups.append(by_setting)
+    return groups
 
 
 def study() -> list[str]:
-    """Each setting against the base, best mean IoU first; changes are paired by seed."""
+    """Each setting against the base of the same version, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
-    by_setting: dict[str, dict[int, Row]] = {}
-    for line in study_lines():
-        by_setting.setdefault(line["setting"], {})[line["seed"]] = line
-    base = by_setting.get("", {})
-
-    def values(setting: str, name: str) -> list[float]:
-        return [line[f"validation_{name}"] for line in by_setting[setting].values()]
-
-    cells = []
-    for setting in sorted(by_setting, key=lambda s: -statistics.mean(values(s, "mean_iou"))):
-        lines = by_setting[setting]
-        known = [name for name in names if all(f"validation_{name}" in line for line in lines.values())]
-        means = [spread(values(setting, name)) if name in known else "-" for name in names]
-        key = "validation_mean_iou"
-        changes = [line[key] - base[seed][key] for seed, line in lines.items() if setting and seed in base]
-        seconds = f"{statistics.mean(line['seconds'] for line in lines.values()):.0f}"
-        old = mark(next(iter(lines.values())))
-        name = (f"`{setting}`" if setting else "**the base**") + old
-        cells.append((name, len(lines), *means, findings.difference(changes), seconds))
+    cells, seen = [], set()
+    for by_setting in study_groups():
+        base = by_setting.get("", {})
+        for setting in sorted(by_setting, key=lambda s: -statistics.mean(of_validation(by_setting[s], "mean_iou"))):
+            lines = by_setting[setting]
+            if setting in seen:
+                continue  # its successor stands above
+            known = [name for name in names if all(f"validation_{name}" in line for line in lines.values())]
+            means = [spread(of_validation(lines, name)) if name in known else "-" for name in names]
+            key = "validation_mean_iou"
+            changes = [line[key] - base[seed][key] for seed, line in lines.items() if setting and seed in base]
+            seconds = f"{statistics.mean(line['seconds'] for line in lines.values()):.0f}"
+            name = (f"`{setting}`" if setting else "**the base**") + mark(next(iter(lines.values())))
+            cells.append((name, len(lines), *means, findings.difference(changes), seconds))
+        seen |= by_setting.keys() - {""}  # a base stays beside the settings that are compared with it
     header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
               "small pets", "change in mean IoU", "seconds")  # fmt: skip
     return markdown(header, cells)
+
+
+def of_validation(lines: dict[int, Row], name: str) -> list[float]:
+    return [line[f"validation_{name}"] for line in lines.values()]
 
 
 def speed() -> list[str]:
@@ -139,7 +149,7 @@ def speed() -> list[str]:
     reached = {name: f"{100 * ways['ours']:.0f} %" for name, ways in result["share_of_matrix_product"].items()}
     rates = result["matrix_product_gflops"]
     tried = [
-        f"{network}: {ways['ours']:.0f} ms in the same turns, {ways['ours_compiled']:.0f} compiled, "
+        f"{network} {ways['ours']:.0f} ms as it is, {ways['ours_compiled']:.0f} compiled, "
         f"{ways['ours_giving_memory_back']:.0f} with an allocator that gives memory back"
         for network, ways in result["tried_train_step_ms"].items()
     ]
@@ -158,9 +168,9 @@ def speed() -> list[str]:
         f"- Preparing an image takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
         f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
         f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
-        f"{reached['segnet_dsc']}: it waits for memory.",
+        f"{reached['segnet_dsc']}",
         f"- Time to the original's quality: {'; '.join(times)}.",
-        f"- Tried, and it does not pay: {'; '.join(tried)}.",
+        f"- Tried, in the same turns: {'; '.join(tried)}.",
     ]
 
 

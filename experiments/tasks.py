@@ -82,11 +82,18 @@ def changed(base: str, setting: str) -> list[str]:
 
 
 def row_of(task: Task, rows: list[Row]) -> Row | None:
-    """The newest row that was trained with the task's constants by this version of the code; None if there is none."""
+    """The newest row that was trained with the task's constants, to their end, by this version of the code, or None.
+
+    rows: all on the same data.
+    """
     wanted = constants_of(task.arguments)
     for row in reversed(rows):
         same = (row["network"], row.get("version"), row.get("mirror")) == (task.network, results.VERSION, False)
-        if same and all(as_lists(row["constants"].get(name)) == value for name, value in wanted.items()):
+        if (
+            same
+            and row["epochs"] == wanted["EPOCHS"][1] - 1
+            and all(as_lists(row["constants"].get(name)) == value for name, value in wanted.items())
+        ):
             return row
     return None
 

@@ -23,6 +23,7 @@ from common.trimap import BORDER
 from dataset.batches import divide
 from dataset.cache import Split
 from dataset.labels import resize_labels
+from experiments.tasks import STUDY, constants_of
 from segnet import NETWORKS
 
 SEEDS = (0, 1, 2)
@@ -35,13 +36,16 @@ SHARE_SIZES = (128, 96, 64, 48)  # px a side, at which classes are counted
 def main() -> None:
     machine.set_up(THREADS)
     folder = pets.published_folder()
-    done = {line["seed"] for line in results.lines_of("truth.jsonl", folder)}
+    constants = {name: value for name, value in constants_of(STUDY.split()).items() if name != "SEED"}
+    recipe = {"version": results.VERSION, "constants": constants}
+    lines = results.lines_of("truth.jsonl", folder)
+    done = {line["seed"] for line in lines if recipe.items() <= line.items()}
     aligned, test_set = pets.load("trainval", SIZE), pets.load("test", SIZE)
     shifted = aligned._replace(trimaps=torch.stack([nearest(pets.trimap_at_own_size(p), SIZE) for p in aligned.pairs]))
     train_set, _ = divide(shifted, 0.0, TRAIN_SHARE)
     for seed in SEEDS:
         if seed not in done:
-            line = {"train_labels": "nearest", "seed": seed, **train_once(seed, train_set, test_set)}
+            line = {"train_labels": "nearest", "seed": seed, **recipe, **train_once(seed, train_set, test_set)}
             line |= {"train_images": len(train_set.images), "size": SIZE, "data": pets.data_name(), **machine.about()}
             append_line(folder / "truth.jsonl", json.dumps(line))
             print(json.dumps(line), flush=True)

@@ -1,4 +1,4 @@
-"""Augmentation on whole batches against torchvision's functions on one photograph."""
+"""Augmentation on whole batches against torchvision's functions on one image."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_jitter_equals_torchvision():
         assert torch.allclose(found[i], expected, atol=1e-6)
 
 
-def test_each_photograph_has_its_own_draw_and_its_trimap_follows(monkeypatch):
+def test_each_image_has_its_own_draw_and_its_trimap_follows(monkeypatch):
     monkeypatch.setattr(augment, "JITTER", 0.0)
     images, trimaps = batch()
     found, moved = augment.augment(images, trimaps, torch.Generator().manual_seed(0))
@@ -39,7 +39,7 @@ def test_each_photograph_has_its_own_draw_and_its_trimap_follows(monkeypatch):
     assert torch.equal(found, again)
 
 
-def test_zoom_and_rotation_move_photograph_and_trimap_alike(monkeypatch):
+def test_zoom_and_rotation_move_image_and_trimap_alike(monkeypatch):
     for name, value in (("JITTER", 0.0), ("ZOOM", 0.2), ("ROTATION", 15.0)):
         monkeypatch.setattr(augment, name, value)
     _, trimap = draw_pet(__import__("numpy").random.default_rng(3))

@@ -30,7 +30,7 @@ def first(folder):
     return cache.read_list(folder, "trainval")[0]
 
 
-def test_original_and_augmented_hand_out_the_same_photographs(folder):
+def test_original_and_augmented_hand_out_the_same_images(folder):
     trainset, testset = pets.original()
     image, trimap = trainset[0]
     assert isinstance(image, Image.Image)

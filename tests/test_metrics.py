@@ -89,7 +89,7 @@ def test_the_loss_is_zero_for_the_truth_and_its_gradient_finds_it():
     assert torch.equal(logits.argmax(1, keepdim=True), truth)
 
 
-def test_data_set_figures_do_not_depend_on_batches_and_batch_means_do():
+def test_data_set_results_do_not_depend_on_batches_and_batch_means_do():
     torch.manual_seed(3)
     truth = torch.randint(0, 3, (37, 1, 8, 8)) * torch.randint(0, 2, (37, 1, 1, 1))
     labels = torch.where(torch.rand(truth.shape) < 0.7, truth, 1)

@@ -1,4 +1,4 @@
-"""Pretrained encoders: held to VGG, to real weights on real photographs, and to what freezing promises."""
+"""Pretrained encoders: held to VGG, to real weights on real images, and to what freezing promises."""
 
 import importlib.util
 import subprocess
