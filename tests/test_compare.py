@@ -72,11 +72,12 @@ def test_a_failing_run_says_which_and_why(toy, monkeypatch):
 def test_a_row_counts_by_its_constants_and_version_and_not_by_its_name(monkeypatch):
     task = next(task for task in tasks.tasks() if task.variant == "unet_dsc" and task.group == "study")
     row = {
-        "run": "any", "network": "unet_dsc", "version": results.VERSION, "mirror": False, "image_size": 64,
+        "run": "any", "network": "unet_dsc", "version": results.VERSION, "mirror": False, "image_size": 64, "epochs": 5,
         "constants": json.loads(json.dumps(tasks.constants_of(task.arguments))),
     }  # fmt: skip
     assert tasks.row_of(task, [row]) is row
     assert not tasks.row_of(task, [row | {"version": 1}])
+    assert not tasks.row_of(task, [row | {"epochs": 2}])  # an earlier epoch of the same run
     assert not tasks.row_of(task, [row | {"mirror": True}])
     assert not tasks.row_of(task, [row | {"network": "segnet_dsc"}])
     assert not tasks.row_of(task, [row | {"constants": row["constants"] | {"LEARNING_RATE": 1e-3}}])

@@ -139,7 +139,12 @@ def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("most", "named"), [(100_000, "trainval-32.pt"), (5_000_000, "epoch_02.pt"), (10_000_000, "state.pt")]
+    ("most", "named"),
+    [
+        (100_000, "trainval-32.pt"),
+        (10_000_000, "state.pt"),
+        pytest.param(5_000_000, "epoch_02.pt", marks=pytest.mark.slow),
+    ],
 )
 def test_no_space_is_told_and_leaves_earlier_epochs_whole(start, tmp_path, most, named):
     """A limit on the size of files stands for a full disk: a write beyond it fails half-way."""
@@ -241,6 +246,7 @@ def test_a_fault_of_ours_is_no_full_disk(tmp_path):
         write_atomically(tmp_path / "file.pt", fail)
 
 
+@pytest.mark.slow
 def test_one_thread_and_two_agree(start, tmp_path):
     """Sums are taken in another order: after an epoch the weights differ by less than 5 % of what another seed's do."""
     after = {}

@@ -195,6 +195,7 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
         pretrained.load_weights(built("vgg16_bn"), "vgg16_bn", str(tmp_path / "other.pth"))
 
 
+@pytest.mark.slow
 def test_without_timm_the_error_says_how_to_get_it_and_all_else_works(tmp_path):
     code = "import sys; sys.modules['timm'] = None; sys.argv = sys.argv[:1] + sys.argv[2:]; import runpy; "
     code += "runpy.run_path('train.py', run_name='__main__')"

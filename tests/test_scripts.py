@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from conftest import ROOT
 
 import train
-from common import settings
+from common import machine, settings
 from common.settings import UserError
 from dataset.batches import divide
 from dataset.cache import Split
@@ -79,7 +80,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
     assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
     assert "SIZES is from 0.01 to 1" in script("train.py", "SIZES=64,128", fails=True)
-    assert "at least 16 px" in script("test.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
+    assert "at least 16 px" in script("fetch_oxford_iiit_pets.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)
     assert "stages is 4 or 5" in script("train.py", *QUICK, "STAGES=7", fails=True)
@@ -128,10 +129,15 @@ def test_help_shows_the_docstring_and_every_constant_with_its_comment(script, pr
         assert "JITTER=0.3" in printed and "DATA_ROOT=." in printed
 
 
-def test_experiments_run_as_modules_and_know_their_command(script):
-    assert len(EXPERIMENTS) >= 6
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_experiments_run_as_modules_and_know_their_command(script, monkeypatch, capsys):
+    assert len(EXPERIMENTS) >= 8
     for program in EXPERIMENTS:
-        assert f"python -m {program}" in script(program, "--help")
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{program.replace('.', '/')}.py"), "--help"])
+        assert machine.command() == f"python -m {program} --help"
+        runpy.run_module(program, run_name="__main__")
+        assert f"python -m {program}" in capsys.readouterr().out
+    assert "python -m experiments.report" in script("experiments.report", "--help")  # in a process of its own
 
 
 def test_constants_keep_their_type():
