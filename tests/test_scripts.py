@@ -135,7 +135,7 @@ def test_experiments_run_as_modules_and_know_their_command(script, monkeypatch, 
     for program in EXPERIMENTS:
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{program.replace('.', '/')}.py"), "--help"])
         assert machine.command() == f"python -m {program} --help"
-        runpy.run_module(program, run_name="__main__")
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
         assert f"python -m {program}" in capsys.readouterr().out
     assert "python -m experiments.report" in script("experiments.report", "--help")  # in a process of its own
 
