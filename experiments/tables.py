@@ -58,6 +58,15 @@ def summary() -> list[str]:
     return markdown(("network", "parameters", "minutes", "pixel accuracy", "mean IoU"), cells)
 
 
+def first_run() -> list[str]:
+    cells = [
+        (row["network"], f"{row['train_seconds']:.0f}" if row["train_seconds"] else "-",
+         *(f"{row[name]:.4f}" for name in ("pixel_accuracy", "mean_iou")))
+        for row in lines_of("first_run.jsonl")
+    ]  # fmt: skip
+    return markdown(("network", "training, s", "pixel accuracy", "mean IoU"), cells)
+
+
 def results() -> list[str]:
     names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
     cells = []
@@ -216,8 +225,8 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, results, sizes, study, speed, agreement, memory, kills, findings.compared, findings.answers,
-              findings.labelled, findings.decoders, findings.aligned, findings.shares)
+    for f in (summary, first_run, results, sizes, study, speed, agreement, memory, kills, findings.compared,
+              findings.answers, findings.labelled, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":
