@@ -10,6 +10,7 @@ from conftest import ROOT
 from PIL import Image
 
 import pretrained
+from common import published
 from dataset.toy_pets import draw_pet
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
@@ -71,7 +72,8 @@ def test_exported_network_gives_the_same_labels(script, trained, tmp_path):
     assert torch.equal(torch.from_numpy(logits).argmax(1), expected.argmax(1))
 
 
-def test_mistakes_are_told_in_a_line(script, tmp_path):
+def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "FOLDER", tmp_path / "weights")
     assert "train first" in script("predict.py", "cat.jpg", fails=True)
     torch.save({"weights": {}, "network": "unheard-of"}, tmp_path / "other.pt")
     assert "no network is called 'unheard-of'" in script(
