@@ -24,6 +24,7 @@ import pretrained
 from common import checkpoints, cutout, machine, pictures, published, settings
 from common.files import write_atomically
 from common.settings import UserError
+from common.trimap import CLASSES
 from dataset.cache import read_pixels
 
 # What is done
@@ -122,21 +123,35 @@ def save(pixels: Tensor, path: Path, **options: object) -> None:
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
-    """Writes the network as ONNX: "images" (1, 3, size, size), float in [0, 1] -> "logits" of the same shape."""
+    """Writes the network as ONNX: "images" (B, 3, size, size), float in [0, 1] -> "logits" of the same shape.
+
+    B is any number. How images are prepared stands in the file's metadata, for those who have nothing but the file.
+    """
     try:
         import onnxscript  # noqa: F401 - what torch's exporter is built on
     except ImportError as error:
         raise UserError("EXPORT needs onnx and onnxscript: pip install onnx onnxscript") from error
-    example = (torch.rand(1, 3, size, size),)
-    names = {"input_names": ["images"], "output_names": ["logits"]}
     network.eval()
-    write_atomically(
-        path,
-        lambda part: torch.onnx.export(
-            network, example, part, dynamo=True, verbose=False, external_data=False, **names
-        ),
+    program = torch.onnx.export(
+        network,
+        (torch.rand(2, 3, size, size),),  # two, since an example of one would fix B at one
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("B")},),
     )
-    print(f"written: {path}; images (1, 3, {size}, {size}) in [0, 1] -> logits of pet, background, border")
+    program.model.metadata_props.update(
+        {
+            "input_range": "RGB, 0 to 1 (bytes / 255), not normalised further",
+            "input_layout": f"images (B, 3, {size}, {size}), B any number",
+            "image_size": str(size),
+            "resize": "squeezed to the square, bilinear, antialiased; logits are brought back bilinearly",
+            "classes": ",".join(CLASSES),
+        }
+    )
+    write_atomically(path, lambda part: program.save(part, external_data=False))
+    print(f"written: {path}; images (B, 3, {size}, {size}) in [0, 1] -> logits of {', '.join(CLASSES)}")
 
 
 if __name__ == "__main__":
