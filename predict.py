@@ -1,11 +1,14 @@
 """Finds the pet in images of any size, with a trained network.
 
     python predict.py cat.jpg holidays/              overlay, trimap and cut-out of each, in outputs/predictions
-    python predict.py cat.jpg CHECKPOINT=epoch_05.pt a network of one's own choice; else the newest that was trained
+    python predict.py tests/photographs              eight images that are here
+    python predict.py cat.jpg WEIGHTS=segnet_dsc     published weights
+    python predict.py cat.jpg CHECKPOINT=epoch_05.pt weights of one's own
     python predict.py EXPORT=segnet.onnx             the network for onnxruntime, and no images
 
 NAME_overlay.jpg shows what was found; NAME_trimap.png has the data set's values (1 pet, 2 background, 3 border) at
-the image's own size; NAME_cutout.png is the pet on transparent ground, soft along its border.
+the image's own size; NAME_cutout.png is the pet on transparent ground, soft along its border. The network is the
+newest that was trained here, or else the best that is published.
 """
 
 from pathlib import Path
@@ -18,15 +21,15 @@ from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
 import pretrained
-from common import machine, pictures, settings
+from common import checkpoints, cutout, machine, pictures, published, settings
 from common.files import write_atomically
-from common.inference import logits_of
 from common.settings import UserError
-from common.trimap import BACKGROUND, BORDER, COLOURS
+from common.trimap import CLASSES
 from dataset.cache import read_pixels
 
 # What is done
-CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/
+CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/, or else the best published
+WEIGHTS = ""  # name of published weights instead, e.g. segnet_dsc
 FOLDER = "predictions"  # in outputs; where pictures go
 EXPORT = ""  # file.onnx to write instead of pictures
 SHEET = False  # True: contact_sheet.png too, all cut-outs at a glance
@@ -34,7 +37,6 @@ MIRROR = True  # False: half the time, and a little less exact
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
 THUMBNAIL = 160  # px, the longer side on a contact sheet
-TINT = 0.5  # of the class's colour in an overlay
 PNG_EFFORT = 1  # of 9: larger files, ten times sooner
 
 THREADS = 0  # 0: one per core
@@ -43,8 +45,8 @@ PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 def main(arguments: list[str]) -> None:
     machine.set_up(THREADS)
-    path = Path(CHECKPOINT) if CHECKPOINT else newest_weights()
-    network, about = pretrained.load_network(path)
+    path = chosen_weights()
+    network, about = pretrained.load_network(path, "" if CHECKPOINT else WEIGHTS)
     size = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # what it was trained for, if it says so
     print(f"{about['network']}, {path}")
     if EXPORT:
@@ -67,12 +69,16 @@ def main(arguments: list[str]) -> None:
         raise UserError("\n".join(["skipped:", *failed]))
 
 
-def newest_weights() -> Path:
-    """The newest epoch of any run."""
-    found = sorted(pets.outputs_folder().glob("*/*/epoch_*.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"no trained network in {pets.outputs_folder()}; train first, python train.py, or CHECKPOINT=")
-    return found[-1]
+def chosen_weights() -> Path:
+    """CHECKPOINT, the published WEIGHTS, the newest epoch of any run, or the best published, in this order."""
+    if CHECKPOINT or WEIGHTS:
+        return Path(CHECKPOINT) if CHECKPOINT else published.path_of(WEIGHTS)
+    path = checkpoints.newest_weights(pets.outputs_folder()) or published.best()
+    if not path:
+        raise UserError(
+            f"no trained network in {pets.outputs_folder()}, and none is published; train first, python train.py"
+        )
+    return path
 
 
 def images_in(arguments: list[str]) -> list[Path]:
@@ -101,37 +107,14 @@ def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
     Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet.
     """
     pixels = read_pixels(image, "RGB", upright=True)
-    probabilities = probabilities_of(network, pixels, size)
-    pet, background, border = probabilities
-    # The same as argmax(0), which is slow over a first dimension of three.
-    is_border = border > torch.maximum(pet, background)
-    labels = torch.where(is_border, BORDER, (background > pet).long())[None]  # (1, H, W)
-    # Half of the border is pet; below a tenth and above nine tenths the ground is clear and the pet is whole.
-    alpha = (pet + border / 2 - 0.1).div_(0.8).clamp_(0, 1)
-    cutout = torch.cat((pixels, (255 * alpha).round().byte()[None]))
-    save(overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"), quality=90)
+    probabilities = cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR)
+    labels = cutout.labels_of(probabilities)
+    cut = cutout.cut_out(pixels, probabilities)
+    save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"), quality=90)
     save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"), compress_level=PNG_EFFORT)
-    save(cutout, target.with_name(f"{target.name}_cutout.png"), compress_level=PNG_EFFORT)
+    save(cut, target.with_name(f"{target.name}_cutout.png"), compress_level=PNG_EFFORT)
     small = [max(1, round(side * THUMBNAIL / max(pixels.shape))) for side in pixels.shape[-2:]]
-    return F.interpolate(cutout[None], small, mode="bilinear", antialias=True)[0]
-
-
-def probabilities_of(network: nn.Module, pixels: Tensor, size: int) -> Tensor:
-    """Probabilities of the classes, (3, H, W), of an image (3, H, W), uint8.
-
-    It is squeezed to the square that the network was trained on; logits are brought back to its size.
-    """
-    small = F.interpolate(pixels[None], (size, size), mode="bilinear", antialias=True)
-    logits = next(logits_of(network, small, machine.precision(PRECISION), MIRROR)).cpu()
-    return F.interpolate(logits, pixels.shape[-2:], mode="bilinear")[0].softmax(0)
-
-
-def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
-    """The image (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
-    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS])  # (3, RGB)
-    shares = torch.tensor([TINT if c != BACKGROUND else 0.0 for c in range(len(COLOURS))])
-    tinted = pixels + shares[labels] * (colours.T[:, labels[0]] - pixels.float())
-    return tinted.round().byte()
+    return F.interpolate(cut[None], small, mode="bilinear", antialias=True)[0]
 
 
 def save(pixels: Tensor, path: Path, **options: object) -> None:
@@ -140,21 +123,35 @@ def save(pixels: Tensor, path: Path, **options: object) -> None:
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
-    """Writes the network as ONNX: "images" (1, 3, size, size), float in [0, 1] -> "logits" of the same shape."""
+    """Writes the network as ONNX: "images" (B, 3, size, size), float in [0, 1] -> "logits" of the same shape.
+
+    B is any number. How images are prepared stands in the file's metadata, for those who have nothing but the file.
+    """
     try:
         import onnxscript  # noqa: F401 - what torch's exporter is built on
     except ImportError as error:
         raise UserError("EXPORT needs onnx and onnxscript: pip install onnx onnxscript") from error
-    example = (torch.rand(1, 3, size, size),)
-    names = {"input_names": ["images"], "output_names": ["logits"]}
     network.eval()
-    write_atomically(
-        path,
-        lambda part: torch.onnx.export(
-            network, example, part, dynamo=True, verbose=False, external_data=False, **names
-        ),
+    program = torch.onnx.export(
+        network,
+        (torch.rand(2, 3, size, size),),  # two, since an example of one would fix B at one
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("B")},),
     )
-    print(f"written: {path}; images (1, 3, {size}, {size}) in [0, 1] -> logits of pet, background, border")
+    program.model.metadata_props.update(
+        {
+            "input_range": "RGB, 0 to 1 (bytes / 255), not normalised further",
+            "input_layout": f"images (B, 3, {size}, {size}), B any number",
+            "image_size": str(size),
+            "resize": "squeezed to the square, bilinear, antialiased; logits are brought back bilinearly",
+            "classes": ",".join(CLASSES),
+        }
+    )
+    write_atomically(path, lambda part: program.save(part, external_data=False))
+    print(f"written: {path}; images (B, 3, {size}, {size}) in [0, 1] -> logits of {', '.join(CLASSES)}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python test.py                            the newest epoch of both networks of the run "default"
     python test.py DATASET=toy                on drawn pets
     python test.py RUN=iou NETWORKS=segnet_dsc EPOCH=3        any constant, for one run
+    python test.py WEIGHTS=segnet_dsc         published weights
 
 Every result is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
 """
@@ -20,7 +21,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, machine, pictures, results, settings
+from common import checkpoints, machine, pictures, published, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import append_line, write_atomically
 from common.inference import logits_of
@@ -35,6 +36,7 @@ NETWORKS = ("segnet", "segnet_dsc")
 RUN = "default"  # the run's folder in outputs/
 EPOCH = 0  # 0: the newest
 CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one of the original notebook
+WEIGHTS = ""  # name of published weights instead, e.g. segnet_dsc
 
 # How
 MIRROR = False  # True: the mean of the predictions for an image and its mirror image, a row of its own
@@ -53,7 +55,7 @@ def main() -> None:
     machine.set_up(THREADS)
     if not NETWORKS:
         raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
-    loaded = [load(name) for name in (NETWORKS[:1] if CHECKPOINT else NETWORKS)]
+    loaded = [load(name) for name in tested_networks()]
     split = pets.load("test")
     rows = [baseline(split)] if BASELINE else []
     for network, about in loaded:
@@ -62,6 +64,8 @@ def main() -> None:
         if EXAMPLES:
             show_examples(network, about["network"], split, matrices)
         rows.append(row)
+        if about.get("row", {}).get("data") == row["data"]:
+            print(f"{row['network']} as published: mean IoU {about['row']['mean_iou']:.4f}, here {row['mean_iou']:.4f}")
     print_table(rows)
     for row in rows:
         if PUBLISH and is_published(row):
@@ -82,16 +86,22 @@ def load(name: str) -> tuple[nn.Module, dict[str, object]]:
     return network, about
 
 
-def weights_of(name: str) -> Path:
+def tested_networks() -> tuple[str, ...]:
     if CHECKPOINT:
-        return Path(CHECKPOINT)
+        return NETWORKS[:1]
+    return (WEIGHTS,) if WEIGHTS else NETWORKS
+
+
+def weights_of(name: str) -> Path:
+    if CHECKPOINT or WEIGHTS:
+        return Path(CHECKPOINT) if CHECKPOINT else published.path_of(WEIGHTS)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     return checkpoints.weights_path(folder, EPOCH or checkpoints.newest_epoch(folder))
 
 
 def row_name() -> str:
-    """What a row of results calls its run: RUN, or for CHECKPOINT its name, after that of its run if it has one."""
-    name, path = RUN, Path(CHECKPOINT)
+    """What a row calls its run: RUN, "published", or for CHECKPOINT its name, after that of its run if it has one."""
+    name, path = "published" if WEIGHTS else RUN, Path(CHECKPOINT)
     if CHECKPOINT:
         name = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
     return name + ("-mirror" if MIRROR else "")

@@ -131,6 +131,11 @@ def newest_epoch(folder: Path) -> int:
     return epochs[-1]
 
 
+def newest_weights(outputs: Path) -> Path | None:
+    """The newest epoch of any run; None if there is no run."""
+    return max(outputs.glob("*/*/epoch_*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+
+
 def write_history(folder: Path, history: list[dict[str, object]]) -> None:
     def write(part: Path) -> None:
         with open(part, "w", newline="") as file:

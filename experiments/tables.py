@@ -16,7 +16,7 @@ from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of,
 from experiments import findings
 from experiments.findings import markdown, spread
 
-DOCUMENTS = ("README.md", "experiments/README.md", "tests/README.md")
+DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
 
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (
@@ -27,6 +27,9 @@ SUMMARY = (
     ("record", "segnet", "SegNet, 18 epochs"),
     ("lite0-frozen-skips", "segnet_lite0", "ImageNet encoder, SegNet's decoder with skips, 3 epochs"),
 )
+
+# The rows of the model card: those of the networks whose weights are published, or are to be
+CARD = (("record", "segnet_dsc"), ("record", "segnet"), ("lite0-frozen-skips", "segnet_lite0"))
 
 
 def main() -> None:
@@ -65,6 +68,33 @@ def first_run() -> list[str]:
         for row in lines_of("first_run.jsonl")
     ]  # fmt: skip
     return markdown(("network", "training, s", "pixel accuracy", "mean IoU"), cells)
+
+
+def card_rows() -> list[Row]:
+    return [[row for row in current(rows()) if (row["run"], row["network"]) == names][-1] for names in CARD]
+
+
+def card() -> list[str]:
+    """Three classes at 128 px; the same at each image's own size, and pet against background, where a row has them."""
+    cells = []
+    for row in card_rows():
+        own, two = row.get("own_size", {}), row.get("two_class", {})
+        found = [row["pixel_accuracy"], row["mean_iou"], *row["class_iou"], own.get("mean_iou")]
+        found += [two.get(name) for name in ("pixel_accuracy", "pet_iou")]
+        found += [row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")]
+        cells.append((row["network"] + mark(row), *("-" if value is None else f"{value:.3f}" for value in found)))
+    header = ("network", "pixel accuracy", "mean IoU", "pet IoU", "background IoU", "border IoU", "own size, mean IoU",
+              "two classes, accuracy", "two classes, pet IoU", "smallest third", "largest third")  # fmt: skip
+    return markdown(header, cells)
+
+
+def breeds() -> list[str]:
+    """Mean IoU by breed, worst first by the mean over the networks."""
+    found = card_rows()
+    scores = {breed: [row["by_breed"][breed]["mean_iou"] for row in found] for breed in found[0]["by_breed"]}
+    ordered = sorted(scores.items(), key=lambda item: statistics.mean(item[1]))
+    cells = [(breed.replace("_", " "), *(f"{value:.3f}" for value in values)) for breed, values in ordered]
+    return markdown(("breed", *(row["network"] + mark(row) for row in found)), cells)
 
 
 def results() -> list[str]:
@@ -225,8 +255,9 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, results, sizes, study, speed, agreement, memory, kills, findings.compared,
-              findings.answers, findings.labelled, findings.decoders, findings.aligned, findings.shares)
+    for f in (summary, first_run, card, breeds, results, sizes, study, speed, agreement, memory, kills,
+              findings.compared, findings.answers, findings.labelled, findings.decoders, findings.aligned,
+              findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":

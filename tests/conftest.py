@@ -19,6 +19,7 @@ from dataset.toy_pets import write_toy_pets
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # the real data set, where there is one
+PHOTOGRAPHS = ROOT / "tests" / "photographs"  # eight pairs of its test split, which are always here
 
 
 @pytest.fixture(scope="session")

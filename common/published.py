@@ -1,0 +1,63 @@
+"""Published weights: one file for each network in outputs/published/weights, which git keeps.
+
+    outputs/published/weights/segnet_dsc.pt    named for its network
+
+A file is a checkpoint (see `pretrained.load_network`) with its row of results under "row", and with most tensors in
+float16; they are float32 again in the network that they are loaded into.
+"""
+
+import difflib
+from pathlib import Path
+
+from torch import Tensor
+
+from common.files import load_file
+from common.results import PUBLISHED
+from common.settings import UserError
+
+FOLDER = PUBLISHED / "weights"
+LOSS = 1e-3  # of a tensor's norm at most, or it stays float32; rounding alone costs half of that
+
+
+def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its matrices and kernels in float16.
+
+    Statistics, scales and biases of BatchNorm, a thousandth of the whole, stay float32: small variances would
+    underflow and large ones overflow. So does any tensor that would lose more than LOSS of its norm.
+    """
+    return {key: half_of(value) if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def half_of(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    fits = (half.float() - tensor).norm() <= LOSS * tensor.norm()  # false for inf and nan too
+    return half if tensor.dim() > 1 and fits else tensor
+
+
+def names() -> list[str]:
+    """The networks whose weights are published."""
+    return sorted(path.stem for path in FOLDER.glob("*.pt"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a network's weights. Raises UserError where there is none, with the names that are near."""
+    found = names()
+    if name in found:
+        return FOLDER / f"{name}.pt"
+    if not found:
+        raise UserError(f"no weights of {name!r}: none are published yet in {FOLDER}; train first, python train.py")
+    near = difflib.get_close_matches(name, found, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(found)}"
+    raise UserError(f"no published weights are called {name!r}; {hint}")
+
+
+def best() -> Path | None:
+    """The file whose row has the highest mean IoU; None if there is no file. Raises UserError for a damaged one."""
+    return max((FOLDER / f"{name}.pt" for name in names()), key=mean_iou, default=None)
+
+
+def mean_iou(path: Path) -> float:
+    row = load_file(path, mmap=True).get("row")
+    if not isinstance(row, dict) or not isinstance(row.get("mean_iou"), float):
+        raise UserError(f"{path} has no row of results; python -m experiments.publish_weights makes such files")
+    return row["mean_iou"]

@@ -1,0 +1,76 @@
+"""Publishes a tested network's weights: half the size, with the row of results that they belong to.
+
+    python -m experiments.publish_weights CHECKPOINT=outputs/record/segnet_dsc/epoch_18.pt
+
+writes outputs/published/weights/segnet_dsc.pt, in place of the one that was there. The row has to be there first:
+`python test.py RUN=record PUBLISH=True`.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+import pretrained
+from common import published, results, settings
+from common.files import load_file, write_atomically
+from common.settings import UserError
+
+CHECKPOINT = ""  # the file of weights to publish
+
+LARGEST = 35  # MB, of one file
+LARGEST_TOGETHER = 45  # MB, of all
+
+
+def main() -> None:
+    if not CHECKPOINT:
+        raise UserError("which weights? CHECKPOINT=outputs/RUN/NETWORK/epoch_NN.pt")
+    path = publish(Path(CHECKPOINT), results.rows())
+    print(f"written: {path}, {megabytes(path):.1f} MB")
+    together = sum(map(megabytes, published.FOLDER.glob("*.pt")))
+    print(f"all published weights: {together:.1f} MB")
+    if together > LARGEST_TOGETHER:
+        raise UserError(f"that is more than {LARGEST_TOGETHER} MB; remove one, or publish a smaller network")
+
+
+def publish(checkpoint: Path, rows: list[results.Row]) -> Path:
+    """Writes the file of a checkpoint's weights and returns its path.
+
+    Raises UserError, and leaves what was there, for a checkpoint that doesn't load or has no row, and for a file
+    over LARGEST.
+    """
+    _, about = pretrained.load_network(checkpoint)
+    row = row_of(about, rows, checkpoint)
+    saved = about | {"row": row, "weights": published.halved(load_file(checkpoint)["weights"])}
+    path = published.FOLDER / f"{about['network']}.pt"
+
+    def write(part: Path) -> None:
+        torch.save(saved, part)
+        if megabytes(part) > LARGEST:
+            raise UserError(f"{checkpoint} makes {megabytes(part):.1f} MB; published weights are {LARGEST} at most")
+
+    write_atomically(path, write)
+    return path
+
+
+def row_of(about: dict[str, object], rows: list[results.Row], checkpoint: Path) -> results.Row:
+    """The newest row of the network with the checkpoint's constants, version and epoch."""
+    wanted = {
+        "network": about.get("network"),
+        "epochs": about.get("epoch"),
+        "version": about.get("version", 1),
+        "constants": json.loads(json.dumps(about.get("constants"))),  # tuples are lists in a row
+        "mirror": False,
+    }
+    found = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    if not found or not wanted["constants"]:
+        raise UserError(f"{checkpoint} has no published row; test it first: python test.py RUN=... PUBLISH=True")
+    return found[-1]
+
+
+def megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6
+
+
+if __name__ == "__main__":
+    settings.run(main)

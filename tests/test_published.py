@@ -1,0 +1,117 @@
+"""Published weights: small, exact enough, chosen by name or by their row, and refused when something is wrong."""
+
+import json
+
+import pytest
+import torch
+from conftest import PHOTOGRAPHS
+
+import pretrained
+from common import published
+from common.files import load_file
+from common.settings import UserError
+from experiments import publish_weights
+
+QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "THREADS=1", "EPOCHS=1,3")
+
+
+@pytest.fixture
+def weights_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "FOLDER", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def write_published(folder, network, mean_iou):
+    """A file of random weights in the published form."""
+    weights = published.halved(pretrained.build(network).state_dict())
+    folder.mkdir(exist_ok=True)
+    about = {"network": network, **pretrained.SHAPE, "constants": {"IMAGE_SIZE": 32}}
+    torch.save(about | {"weights": weights, "row": {"mean_iou": mean_iou}}, folder / f"{network}.pt")
+
+
+def test_trained_tested_published_and_scored_again(script, tmp_path, weights_folder):
+    script("train.py", *QUICK, "NETWORKS=segnet_dsc")
+    script("test.py", *QUICK[:2], "NETWORKS=segnet_dsc", "EXAMPLES=0")
+    rows = [json.loads(line) for line in (tmp_path / "toy/results.jsonl").read_text().splitlines()]
+    checkpoint = tmp_path / "toy/default/segnet_dsc/epoch_02.pt"
+    with pytest.raises(UserError, match="has no published row"):
+        publish_weights.publish(checkpoint.with_name("epoch_01.pt"), rows)
+    path = publish_weights.publish(checkpoint, rows)
+    assert path == weights_folder / "segnet_dsc.pt"
+    assert path.stat().st_size < 0.56 * checkpoint.stat().st_size
+    network, about = pretrained.load_network(path)
+    assert about["row"] == rows[1] and about["legs"]
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
+
+    said = script("test.py", *QUICK[:2], "WEIGHTS=segnet_dsc", "EXAMPLES=0")
+    again = json.loads((tmp_path / "toy/results.jsonl").read_text().splitlines()[-1])
+    assert f"as published: mean IoU {rows[1]['mean_iou']:.4f}" in said
+    assert (again["run"], again["network"]) == ("published", "segnet_dsc")
+    assert again["mean_iou"] == pytest.approx(rows[1]["mean_iou"], abs=5e-4)
+
+
+def test_statistics_that_float16_cannot_hold_stay_float32():
+    weights = pretrained.build("segnet_dsc").state_dict()
+    weights["bn_input.running_var"] = torch.tensor([1e-9, 1e6, 1.0])
+    weights["dc1.seq.0.depthwise.weight"] = torch.full((3, 1, 3, 3), 1e-8)  # zero in float16
+    weights["uc1.seq.0.pointwise.weight"] = torch.full((64, 64, 1, 1), 1e5)  # infinite
+    halved = published.halved(weights)
+    kept = {key for key, value in halved.items() if value.dtype == torch.float32 and value.dim() > 1}
+    assert kept == {"dc1.seq.0.depthwise.weight", "uc1.seq.0.pointwise.weight"}
+    network = pretrained.build("segnet_dsc")
+    network.load_state_dict(halved)
+    for key, value in network.state_dict().items():
+        assert torch.allclose(value, weights[key], rtol=2e-3, atol=1e-7), key
+
+
+def test_predict_takes_the_newest_trained_or_else_the_best_published(script, tmp_path, weights_folder):
+    write_published(weights_folder, "segnet_dsc", 0.7)
+    write_published(weights_folder, "segnet", 0.6)
+    images = str(PHOTOGRAPHS)
+    assert script("predict.py", images, "THREADS=1").startswith(f"segnet_dsc, {weights_folder}")
+    made = {path.name for path in (tmp_path / "predictions").iterdir()}
+    assert len(made) == 8 * 3 and "Siamese_93_cutout.png" in made
+    image = str(PHOTOGRAPHS / "Bengal_20.jpg")
+    assert script("predict.py", image, "WEIGHTS=segnet", "THREADS=1").startswith("segnet, ")
+    (tmp_path / "own" / "segnet_dsc").mkdir(parents=True)
+    (weights_folder / "segnet_dsc.pt").rename(tmp_path / "own/segnet_dsc/epoch_01.pt")
+    assert "own" in script("predict.py", image, "THREADS=1").splitlines()[0]
+
+
+def test_what_is_wrong_is_told_in_a_line(script, weights_folder):
+    class Code:
+        def __reduce__(self):
+            return print, ("the file's code has run",)
+
+    image = str(PHOTOGRAPHS / "Bengal_20.jpg")
+    assert "none are published yet" in script("predict.py", image, "WEIGHTS=segnet", fails=True)
+    write_published(weights_folder, "segnet_dsc", 0.7)
+    path = weights_folder / "segnet_dsc.pt"
+    for program in (("predict.py", image), ("test.py", "DATASET=toy", "IMAGE_SIZE=32")):
+        assert "did you mean segnet_dsc?" in script(*program, "WEIGHTS=segnet_dcs", fails=True)
+    path.rename(weights_folder / "segnet.pt")
+    assert "is of 'segnet_dsc', not of 'segnet'" in script("predict.py", image, "WEIGHTS=segnet", fails=True)
+    whole = (weights_folder / "segnet.pt").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert f"{path} is damaged" in script("predict.py", image, "WEIGHTS=segnet_dsc", fails=True)
+    assert f"{path} is damaged" in script("predict.py", image, fails=True)
+    torch.save({"weights": Code(), "network": "segnet_dsc"}, path)
+    assert "could run code" in script("predict.py", image, "WEIGHTS=segnet_dsc", fails=True)
+    torch.save(load_file(weights_folder / "segnet.pt") | {"row": None}, path)
+    assert "has no row of results" in script("predict.py", image, fails=True)
+
+
+def test_a_file_too_large_is_refused_and_the_old_one_stays(tmp_path, weights_folder, monkeypatch):
+    write_published(weights_folder, "segnet_dsc", 0.7)
+    path = weights_folder / "segnet_dsc.pt"
+    before = path.read_bytes()
+    row = {"network": "segnet_dsc", "epochs": 1, "version": 2, "constants": {"IMAGE_SIZE": 32}, "mirror": False}
+    torch.save(load_file(path) | {"epoch": 1, "version": 2}, tmp_path / "new.pt")
+    monkeypatch.setattr(publish_weights, "LARGEST", 1)
+    with pytest.raises(UserError, match=r"makes 3\.\d MB; published weights are 1 at most"):
+        publish_weights.publish(tmp_path / "new.pt", [row])
+    assert path.read_bytes() == before
+    assert [file.name for file in weights_folder.iterdir()] == ["segnet_dsc.pt"]
+    monkeypatch.setattr(publish_weights, "LARGEST", 35)
+    publish_weights.publish(tmp_path / "new.pt", [row])
+    assert load_file(path)["row"] == row
