@@ -122,6 +122,7 @@ def test_images_and_labels_lie_on_each_other():
 
 def test_moves_commute_with_flips_too(monkeypatch):
     monkeypatch.setattr(augment, "ZOOM", 0.2)
+    monkeypatch.setattr(augment, "ROTATION", 15.0)
     trimaps = torch.stack([resize_labels(t, 64, 64) for t in toy_trimaps(12)])
     images = torch.rand(12, 3, 64, 64)
 
@@ -133,7 +134,7 @@ def test_moves_commute_with_flips_too(monkeypatch):
             torch.rand = lambda *args, **kwargs: self.mirrored(self.rand(*args, **kwargs))
 
         def mirrored(self, drawn):
-            drawn[2] = 1 - drawn[2]  # to the right becomes to the left
+            drawn[[0, 2]] = 1 - drawn[[0, 2]]  # clockwise becomes anticlockwise, and to the right to the left
             return drawn
 
         def __exit__(self, *_):

@@ -42,6 +42,10 @@ def test_imports_point_one_way():
             assert level_of(other) <= level_of(name), f"{name} imports {other}, which is above it"
             is_script = FILES.get(other) == 3
             assert not is_script or level_of(name) == 4, f"{name} imports the script {other}"
+    apart = ({"segnet", "pretrained"}, {"metrics"}, {"fetch_oxford_iiit_pets"})  # know nothing of each other
+    for group in apart:
+        others = set().union(*apart) - group
+        assert not any(graph[name] & others for name in group)
     done = set()  # no circles among those of the same level
     while graph.keys() - done:
         free = {name for name in graph.keys() - done if graph[name] <= done}
