@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import platform
@@ -102,17 +103,33 @@ def stop_on_signals() -> None:
 def precision(name: str) -> torch.dtype:
     """The type in which convolutions are computed: "bfloat16", "float32", or what pays here for "auto".
 
-    bfloat16 pays where the processor multiplies matrices of it: GPUs, and CPUs with AMX. Weights, BatchNorm
-    statistics, loss and optimiser are float32 in any case. Raises UserError for another name.
+    Weights, BatchNorm statistics, loss and optimiser are float32 in any case. Raises UserError for another name.
     """
     types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     if name == "auto":
-        has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
-        pays = torch.cuda.is_bf16_supported(False) if torch.cuda.is_available() else has_amx
-        return torch.bfloat16 if pays else torch.float32
+        return torch.bfloat16 if bfloat16_pays() else torch.float32
+    if name == "bfloat16" and not bfloat16_pays():
+        say_once("PRECISION=bfloat16 is emulated on this machine, many times slower than float32; auto takes that")
     if name not in types:
         raise UserError(f'PRECISION is "auto", "bfloat16" or "float32", not {name!r}')
     return types[name]
+
+
+def bfloat16_pays() -> bool:
+    """Whether this machine multiplies bfloat16 faster: GPUs, and CPUs with AMX or the dot products of AVX-512.
+
+    Elsewhere each product is emulated: on AVX2 a training step takes 17 times as long as in float32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(False)
+    has = torch.cpu.get_capabilities()
+    # The second question heeds ONEDNN_MAX_CPU_ISA, by which convolutions may be held to less than the processor has.
+    return (has.get("amx_bf16") or has.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def precision_name(name: str) -> str:
@@ -143,8 +160,19 @@ def name() -> str:
         if info.exists()
         else []
     )
-    amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16", False) else ""
-    return f"{models[0] if models else platform.processor() or platform.machine()}{amx}, {os.cpu_count()} cores"
+    return f"{models[0] if models else platform.processor() or platform.machine()}{vectors()}, {os.cpu_count()} cores"
+
+
+def vectors() -> str:
+    """The widest vectors that a network's speed depends on, ", AMX" and so on; "" where PyTorch doesn't know.
+
+    As many as convolutions may use: ONEDNN_MAX_CPU_ISA=AVX2 makes an AVX2 machine of one with more.
+    """
+    has = torch.cpu.get_capabilities()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # less than AVX-512
+        has = {"avx2": has.get("avx2")}
+    kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512_f": "AVX-512", "avx2": "AVX2"}
+    return next((f", {kind}" for key, kind in kinds.items() if has.get(key)), "")
 
 
 def commit(folder: Path = REPOSITORY) -> str:

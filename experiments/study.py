@@ -3,8 +3,8 @@
     python -m experiments.study                             trains what outputs/published/study.jsonl lacks
     python -m experiments.study DATA_ROOT=/data SEEDS=0     constants of this file
 
-Each run trains the separable network at 64 px on a third of the training images, in a minute or two, and
-leaves a line, good or bad. The test split is never read.
+Each run trains the separable network at 64 px on a third of the training images, for two minutes ("short") or ten
+("long"), and leaves a line, good or bad. The test split is never read.
 """
 
 import json
@@ -19,22 +19,22 @@ from common.settings import UserError
 from experiments import trials
 from experiments.tasks import changed
 
+STUDIES = ("short", "long")
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 
-# What all runs share, and what each changes; NAME=VALUE as train.py takes them.
-BASE = (
-    "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1 "
+# What all runs of a study share, and what each changes; NAME=VALUE as train.py takes them.
+COMMON = (
+    "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 "
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
-LEVERS = (  # the base, and what it would be without each of its levers: with every seed
-    "",
-    "LOSS=ce",
-    "LOSS=iou",
-    "HEAD=original",
-    "SCHEDULE=step",
-    "BATCH_SIZE=16",
-)
+BASES = {"short": f"{COMMON} EPOCHS=1,6", "long": f"{COMMON} EPOCHS=1,25"}
+LEVERS = {
+    # The base, and what it would be without each of its levers
+    "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
+    # What runs want that are long enough to learn the images by heart
+    "long": ("", "ZOOM=0.2 ROTATION=10.0", "ZOOM=0.4 ROTATION=20.0", "JITTER=0.5", "WEIGHT_DECAY=0.1"),
+}
 
 
 def main() -> None:
@@ -43,26 +43,27 @@ def main() -> None:
     path = pets.published_folder() / "study.jsonl"
     lines = results.lines_of(path.name, path.parent)
     done = {(line["setting"], line["base"], line["seed"]) for line in lines if line.get("version") == results.VERSION}
-    wanted = [(setting, seed) for seed in SEEDS for setting in LEVERS]
-    missing = [(setting, seed) for setting, seed in wanted if (setting, BASE, seed) not in done]
+    wanted = [(study, setting, seed) for study in STUDIES for seed in SEEDS for setting in LEVERS[study]]
+    missing = [(study, setting, seed) for study, setting, seed in wanted if (setting, BASES[study], seed) not in done]
     for line in trials.at_once(AT_ONCE, try_setting, missing):
         append_line(path, json.dumps(line))
         print(json.dumps(line), flush=True)
 
 
-def try_setting(setting: str, seed: int) -> dict[str, object]:
+def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:
     """Trains once; returns the last epoch's results on the validation tenth and what led to them."""
-    run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{seed} {setting}"))
+    run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{study} {seed} {setting}"))
     shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
     start = time.perf_counter()
-    trials.run("train.py", *changed(BASE, setting), f"SEED={seed}", f"RUN={run.name}")
+    trials.run("train.py", *changed(BASES[study], setting), f"SEED={seed}", f"RUN={run.name}")
     seconds = time.perf_counter() - start
     (history,) = run.glob("*/history.csv")
     names, *rows = (line.split(",") for line in history.read_text().splitlines())
     shutil.rmtree(run)
     found = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
-    line = {"setting": setting, "version": results.VERSION, "base": BASE, "seed": seed, **found}
-    return line | {"seconds": round(seconds, 1), "commit": machine.commit(), "machine": machine.name()}
+    line = {"study": study, "setting": setting, "version": results.VERSION, "base": BASES[study], "seed": seed, **found}
+    line |= {"seconds": round(seconds, 1), "precision": machine.precision_name("auto")}
+    return line | {"commit": machine.commit(), "machine": machine.name()}
 
 
 if __name__ == "__main__":
