@@ -7,20 +7,18 @@ python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 
 import math
 import sys
-import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, machine, pictures, results, settings
+from common import checkpoints, machine, results, settings, training
 from common.optimizer import parameter_groups
 from common.settings import UserError
+from common.training import Run
 from common.trimap import BORDER
 from dataset import augment
 from dataset.batches import batches, divide, steps_in
@@ -140,21 +138,17 @@ def train_network(name: str, train_sets: dict[int, Split], validation_set: Split
         if ENCODER:
             prepare_encoder(network, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
-        optimizer = make_optimizer(network)
         random = torch.Generator().manual_seed(SEED)
-        history = resume(folder, network, optimizer, random, about)
-        for epoch in range(len(history) + 1, EPOCHS[1]):
-            start = time.perf_counter()
+        run = Run(name, folder, network, make_optimizer(network), random, [], about)
+        defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
+        training.resume(run, EPOCHS, PRECISION, FIXED, defaults)
+
+        def one_epoch(epoch: int) -> dict[str, object]:
             size = size_in(epoch)
-            loss = train_epoch(network, optimizer, train_sets[size], epoch, random)
-            row = {"epoch": epoch, "size": size, "loss": loss} | validate(network, validation_set)
-            history.append(row | {"seconds": time.perf_counter() - start})
-            machine.saving.set()
-            checkpoints.save(folder, network, optimizer, random, history, about)
-            pictures.save_curves(folder / "curves.png", history, name)
-            machine.saving.clear()
-            print(f"{name}:", ", ".join(f"{key} {value:.4g}" for key, value in history[-1].items()), flush=True)
-        print(f"{name}: {len(history)} epochs in {folder}")
+            loss = train_epoch(network, run.optimizer, train_sets[size], epoch, random)
+            return {"size": size, "loss": loss} | validate(network, validation_set)
+
+        training.train_epochs(run, EPOCHS[1], one_epoch)
 
 
 def prepare_encoder(network: nn.Module, new: bool = True) -> None:
@@ -173,49 +167,6 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
     return optimizer(groups, LEARNING_RATE, fused=True)
-
-
-def resume(
-    folder: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    random: torch.Generator,
-    about: dict[str, object],
-) -> list[dict[str, object]]:
-    """Puts everything as it was after the newest complete epoch; returns its history, empty for a new run.
-
-    The leg that begins here joins those before in about["legs"].
-    """
-    state = checkpoints.read_state(folder)
-    history = state["history"] if state else []
-    first, end = EPOCHS
-    if first > len(history) + 1:
-        raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {folder} has {len(history)} epochs")
-    leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(PRECISION)}
-    legs = state.get("legs", []) if state else []
-    about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
-    if state or 1 in checkpoints.epochs_in(folder):  # a kill in the first save leaves an epoch without a state
-        was = state or checkpoints.load_file(checkpoints.weights_path(folder, 1))
-        new_leg, now = first == len(history) + 1 > 1, about | {"constants": compared_constants(len(history))}
-        defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
-        checkpoints.check_same_run(folder, was, now, defaults, new_leg)
-    if state:
-        checkpoints.restore(state, network, optimizer, random)
-        checkpoints.write_history(folder, history)  # where a kill came between the state and its table
-        print(f"going on after epoch {len(history)} in {folder}")
-    return history
-
-
-def compared_constants(epochs_done: int) -> dict[str, object]:
-    """The constants that may not differ from those that a run was begun with.
-
-    Where EPOCHS begins after the epochs that are there, it asks for a new leg: all that are not FIXED may be others.
-    Where all EPOCHS are there already, nothing is trained, and EPOCHS may be others.
-    """
-    first, end = EPOCHS
-    if first == epochs_done + 1 > 1:
-        return {name: value for name, value in constants().items() if name in FIXED}
-    return {name: value for name, value in constants().items() if name != "EPOCHS" or end > epochs_done + 1}
 
 
 def constants() -> dict[str, object]:
@@ -240,9 +191,7 @@ def size_in(epoch: int) -> int:
 def rate_at(progress: float, epoch: int) -> float:
     """Share of LEARNING_RATE at a point of the run: progress in [0, 1), epoch from 1."""
     if SCHEDULE == "one_cycle":
-        if progress < WARM_UP:
-            return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / WARM_UP)) / 2
-        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+        return training.up_and_down(progress, WARM_UP)
     return 0.7 ** ((epoch - 1) // 7)
 
 
@@ -256,22 +205,16 @@ def train_epoch(
     first, end = EPOCHS
     steps = steps_in(split, BATCH_SIZE)
     dtype = machine.precision(PRECISION)
-    losses = torch.zeros(steps, device=machine.device())
-    with tqdm(total=len(split.images), desc=f"epoch {epoch}", unit="image", leave=False) as bar:
-        for step, (images, trimaps) in enumerate(batches(split, BATCH_SIZE, random)):
-            if machine.stopping.is_set():
-                raise KeyboardInterrupt
-            progress = (epoch - first + step / steps) / (end - first)
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * group["share"] * rate_at(progress, epoch)
-            losses[step] = train_step(network, optimizer, images, trimaps, LOSS, dtype)
-            if step % CHECK_EVERY == 0 or step == steps - 1:
-                bar.set_postfix(loss=f"{check_finite(losses[: step + 1], epoch):.3f}")
-            bar.update(len(images))
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        losses[-1] = math.nan  # the last step spoilt the weights
-        check_finite(losses, epoch)
-    return float(losses.mean())
+
+    def step(images: Tensor, trimaps: Tensor) -> Tensor:
+        return train_step(network, optimizer, images, trimaps, LOSS, dtype)
+
+    def rate(share: float) -> float:
+        return LEARNING_RATE * rate_at((epoch - first + share) / (end - first), epoch)
+
+    loss = training.train_steps(step, batches(split, BATCH_SIZE, random), steps, optimizer, rate, epoch, CHECK_EVERY)
+    training.check_weights(network, steps, epoch)
+    return loss
 
 
 def train_step(
@@ -293,17 +236,6 @@ def train_step(
     value.backward()
     optimizer.step()
     return value.detach()
-
-
-def check_finite(losses: Tensor, epoch: int) -> float:
-    """The last loss. Raises UserError that names the first step whose loss is not finite."""
-    bad = (~losses.isfinite()).nonzero()
-    if len(bad):
-        raise UserError(
-            f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1}; the epochs before are kept. "
-            f"Try a smaller LEARNING_RATE than {LEARNING_RATE:g}, under another RUN"
-        )
-    return float(losses[-1])
 
 
 def validate(network: nn.Module, split: Split) -> dict[str, float]:
