@@ -126,11 +126,12 @@ def sizes() -> list[str]:
     return markdown(header, cells)
 
 
-def study_groups() -> list[dict[str, dict[int, Row]]]:
-    """Lines of the study by setting and seed: those of this version's newest base, then those of the version before."""
+def study_groups(study: str) -> list[dict[str, dict[int, Row]]]:
+    """Lines of a study by setting and seed: those of this version's newest base, then those of the version before."""
     groups = []
     for version in range(VERSION, 0, -1):
         lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == version]
+        lines = [line for line in lines if line.get("study", "short") == study]
         by_setting: dict[str, dict[int, Row]] = {}
         for line in lines:
             if line["base"] == lines[-1]["base"]:
@@ -140,10 +141,18 @@ def study_groups() -> list[dict[str, dict[int, Row]]]:
 
 
 def study() -> list[str]:
+    return study_table("short")
+
+
+def study_long() -> list[str]:
+    return study_table("long")
+
+
+def study_table(study: str) -> list[str]:
     """Each setting against the base of the same version, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
     cells, seen = [], set()
-    for by_setting in study_groups():
+    for by_setting in study_groups(study):
         base = by_setting.get("", {})
         for setting in sorted(by_setting, key=lambda s: -statistics.mean(of_validation(by_setting[s], "mean_iou"))):
             lines = by_setting[setting]
@@ -255,7 +264,7 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, study, speed, agreement, memory, kills,
+    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, speed, agreement, memory, kills,
               findings.compared, findings.answers, findings.labelled, findings.decoders, findings.aligned,
               findings.shares)
 }  # fmt: skip
