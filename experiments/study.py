@@ -3,8 +3,8 @@
     python -m experiments.study                             trains what outputs/published/study.jsonl lacks
     python -m experiments.study DATA_ROOT=/data SEEDS=0     constants of this file
 
-Each run trains the separable network at 64 px on a third of the training images, for two minutes ("short") or ten
-("long"), and leaves a line, good or bad. The test split is never read.
+Each run trains a separable network on a third of the training images, at 64 px for two minutes ("short") or ten
+("long"), or at 128 px ("encoder"), and leaves a line, good or bad. The test split is never read.
 """
 
 import json
@@ -19,7 +19,7 @@ from common.settings import UserError
 from experiments import trials
 from experiments.tasks import changed
 
-STUDIES = ("short", "long")
+STUDIES = ("short", "long", "encoder")
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 
@@ -28,12 +28,21 @@ COMMON = (
     "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 "
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
-BASES = {"short": f"{COMMON} EPOCHS=1,6", "long": f"{COMMON} EPOCHS=1,25"}
+BASES = {
+    "short": f"{COMMON} EPOCHS=1,6",
+    "long": f"{COMMON} EPOCHS=1,25",
+    "encoder": (
+        "NETWORKS=segnet_dsc ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True IMAGE_SIZE=128 SIZES=0.5,0.75,1 "
+        "VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 EPOCHS=1,13 ZOOM=0.2 ROTATION=10.0 ENCODER_RATE=0.1"
+    ),
+}
 LEVERS = {
     # The base, and what it would be without each of its levers
     "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
     # What runs want that are long enough to learn the images by heart
     "long": ("", "ZOOM=0.2 ROTATION=10.0", "ZOOM=0.4 ROTATION=20.0", "JITTER=0.5", "WEIGHT_DECAY=0.1"),
+    # How much a pretrained encoder should learn
+    "encoder": ("", "FREEZE_ENCODER=True", "ENCODER_RATE=0.3"),
 }
 
 

@@ -148,6 +148,10 @@ def study_long() -> list[str]:
     return study_table("long")
 
 
+def study_encoder() -> list[str]:
+    return study_table("encoder")
+
+
 def study_table(study: str) -> list[str]:
     """Each setting against the base of the same version, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
@@ -264,7 +268,7 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, speed, agreement, memory, kills,
+    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, speed, agreement, memory, kills,
               findings.compared, findings.answers, findings.labelled, findings.decoders, findings.aligned,
               findings.shares)
 }  # fmt: skip
