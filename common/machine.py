@@ -166,11 +166,11 @@ def name() -> str:
 def vectors() -> str:
     """The widest vectors that a network's speed depends on, ", AMX" and so on; "" where PyTorch doesn't know.
 
-    As many as convolutions may use: ONEDNN_MAX_CPU_ISA=AVX2 makes an AVX2 machine of one with more.
+    ONEDNN_MAX_CPU_ISA=AVX2 makes an AVX2 machine of one with more: "held to AVX2".
     """
     has = torch.cpu.get_capabilities()
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # less than AVX-512
-        has = {"avx2": has.get("avx2")}
+    if has.get("avx512_f") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ", held to AVX2"
     kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512_f": "AVX-512", "avx2": "AVX2"}
     return next((f", {kind}" for key, kind in kinds.items() if has.get(key)), "")
 

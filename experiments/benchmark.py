@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark                          a few minutes, with the machine to itself
     python -m experiments.benchmark DATASET=toy REPEATS=1    on the toy data, to see how it works
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m experiments.benchmark      as on a machine with AVX2
 
 The two ways take turns, each in a process of its own, and medians are compared: machines drift. The original:
 every image decoded every epoch, float32, contiguous maps, built-in pooling, plain Adam.
@@ -157,9 +158,14 @@ def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
 
 
 def write(result: dict[str, object]) -> None:
+    """Puts the result in the place of this machine's earlier one, in a list with an entry for each kind of machine."""
     folder = pets.published_folder()
-    write_atomically(folder / "benchmark.json", lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
-    charts.save_benchmark(folder / "benchmark.png", result)
+    path = folder / "benchmark.json"
+    entries = {entry["machine"]: entry for entry in (json.loads(path.read_text()) if path.exists() else [])}
+    entries[result["machine"]] = result
+    written = json.dumps(list(entries.values()), indent=1)
+    write_atomically(path, lambda part: part.write_text(written + "\n"))
+    charts.save_benchmark(folder / "benchmark.png", next(iter(entries.values())))
     charts.save_pooling(folder / "pooling.png")
     print(json.dumps(result, indent=1))
 

@@ -157,7 +157,7 @@ def shares() -> list[str]:
 
 def answers() -> list[str]:
     """Questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
-    twin = json.loads((PUBLISHED / "benchmark.json").read_text())["unet_twin"]
+    twin = json.loads((PUBLISHED / "benchmark.json").read_text())[0]["unet_twin"]
 
     def less_memory(kind: str) -> str:
         by_way = twin[kind]["segnet_dsc"]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from common import settings
 from common.files import REPOSITORY
 from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
-from experiments import findings
+from experiments import findings, speed
 from experiments.findings import markdown, spread
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
@@ -179,53 +179,6 @@ def of_validation(lines: dict[int, Row], name: str) -> list[float]:
     return [line[f"validation_{name}"] for line in lines.values()]
 
 
-def speed() -> list[str]:
-    result = json.loads((PUBLISHED / "benchmark.json").read_text())
-    cells = []
-    for key, name in (("train_step_ms", "training step"), ("inference_ms", "inference")):
-        for network, by_way in result[key].items():
-            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
-            numbers = (*(f"{ms:.1f}" for ms in ways), f"{ways[0] / ways[2]:.1f}x")
-            cells.append((f"{name}, {network}, ms per image", *numbers))
-    for kind in ("train", "infer"):
-        for network, by_way in result["peak_memory_mib"][kind].items():
-            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
-            cells.append((f"peak memory, {kind}, {network}, MiB", *ways, f"{ways[0] / ways[2]:.1f}x"))
-    data = result["data_images_per_second"]
-    rates = [f"{data[way]:.0f}" for way in ("original", "ours", "ours")]
-    cells.append(("data path, images/s", *rates, f"{data['ours'] / data['original']:.0f}x"))
-    kept = result["kept_bytes_per_image"]
-    numbers = [f"{kept[way]:,}" for way in ("segnet_builtin", "segnet", "segnet")]
-    cells.append(("kept for the decoder, bytes per image", *numbers, f"{kept['segnet_builtin'] / kept['segnet']:.0f}x"))
-    shares = {name: f"{100 * share:.1f} %" for name, share in result["data_share_of_step"].items()}
-    reached = {name: f"{100 * ways['ours']:.0f} %" for name, ways in result["share_of_matrix_product"].items()}
-    rates = result["matrix_product_gflops"]
-    tried = [
-        f"{network} {ways['ours']:.0f} ms as it is, {ways['ours_compiled']:.0f} compiled, "
-        f"{ways['ours_giving_memory_back']:.0f} with an allocator that gives memory back"
-        for network, ways in result["tried_train_step_ms"].items()
-    ]
-    times = [
-        f"{network} {t['original']:.0f} s for 5 epochs of the original, {t['ours']:.0f} s ours "
-        f"({t['original'] / t['ours']:.1f}x)"
-        for network, t in result["time_to_quality_seconds"].items()
-        if t["ours"]
-    ]
-    return [
-        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads).",
-        "",
-        *markdown(("what", "original", "ours, float32", "ours", "ours against original"), cells),
-        "",
-        f"- A second start reaches its first step after {result['start_to_first_step_seconds']:.1f} s.",
-        f"- Preparing an image takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
-        f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
-        f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
-        f"{reached['segnet_dsc']}",
-        f"- Time to the original's quality: {'; '.join(times)}.",
-        f"- Tried, in the same turns: {'; '.join(tried)}.",
-    ]
-
-
 def agreement() -> list[str]:
     """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
     result = json.loads((PUBLISHED / "agreement.json").read_text())
@@ -268,9 +221,9 @@ def kills() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, speed, agreement, memory, kills,
-              findings.compared, findings.answers, findings.labelled, findings.decoders, findings.aligned,
-              findings.shares)
+    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, agreement, memory,
+              kills, speed.speed, speed.machines, speed.gains, findings.compared, findings.answers,
+              findings.labelled, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":

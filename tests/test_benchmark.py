@@ -46,7 +46,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
         "TRIED=",
     )
     folder = tmp_path / "toy" / "published"
-    result = json.loads((folder / "benchmark.json").read_text())
+    (result,) = json.loads((folder / "benchmark.json").read_text())
     for key in ("train_step_ms", "inference_ms"):
         for network in ("segnet", "segnet_dsc"):
             assert all(result[key][network][way] > 0 for way in ("original", "ours", "ours_float32"))

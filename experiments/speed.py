@@ -1,0 +1,98 @@
+"""Tables of outputs/published/benchmark.json, which has an entry for each kind of machine."""
+
+import json
+
+from common.results import PUBLISHED
+from experiments.findings import markdown
+
+
+def entries() -> list[dict]:
+    return json.loads((PUBLISHED / "benchmark.json").read_text())
+
+
+def machines() -> list[str]:
+    """Which machine gains how much: a line for each kind of machine and network."""
+    cells = []
+    for entry in entries():
+        for network, train in entry["train_step_ms"].items():
+            infer = entry["inference_ms"][network]
+            cells.append((
+                entry["machine"], entry["precision"], network, *(f"{train[way]:.0f}" for way in ("original", "ours")),
+                f"{train['original'] / train['ours']:.1f}x", *(f"{infer[way]:.0f}" for way in ("original", "ours")),
+                f"{infer['original'] / infer['ours']:.1f}x",
+            ))  # fmt: skip
+    header = ("machine", "precision", "network", "training step of the original, ms per image", "ours", "gain",
+              "inference of the original, ms per image", "ours", "gain")  # fmt: skip
+    return markdown(header, cells)
+
+
+def gains() -> list[str]:
+    """For the README, a line for each kind of machine."""
+    lines = []
+    for entry in entries():
+        of = {network: f"{ms['original'] / ms['ours']:.1f}" for network, ms in entry["train_step_ms"].items()}
+        milliseconds = {network: f"{ms['ours']:.0f}" for network, ms in entry["train_step_ms"].items()}
+        lines.append(
+            f"- {entry['machine']}, {entry['precision']}: SegNet {of['segnet']} times as fast as the original "
+            f"({milliseconds['segnet']} ms per image and training step), separable {of['segnet_dsc']} times "
+            f"({milliseconds['segnet_dsc']} ms)"
+        )
+    return lines
+
+
+def speed() -> list[str]:
+    """All that the benchmark measured on the first of its machines."""
+    result = entries()[0]
+    return [
+        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads).",
+        "",
+        *markdown(("what", "original", "ours, float32", "ours", "ours against original"), cells_of(result)),
+        "",
+        *sentences_of(result),
+    ]
+
+
+def cells_of(result: dict) -> list[tuple]:
+    cells = []
+    for key, name in (("train_step_ms", "training step"), ("inference_ms", "inference")):
+        for network, by_way in result[key].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            numbers = (*(f"{ms:.1f}" for ms in ways), f"{ways[0] / ways[2]:.1f}x")
+            cells.append((f"{name}, {network}, ms per image", *numbers))
+    for kind in ("train", "infer"):
+        for network, by_way in result["peak_memory_mib"][kind].items():
+            ways = [by_way[way] for way in ("original", "ours_float32", "ours")]
+            cells.append((f"peak memory, {kind}, {network}, MiB", *ways, f"{ways[0] / ways[2]:.1f}x"))
+    data = result["data_images_per_second"]
+    rates = [f"{data[way]:.0f}" for way in ("original", "ours", "ours")]
+    cells.append(("data path, images/s", *rates, f"{data['ours'] / data['original']:.0f}x"))
+    kept = result["kept_bytes_per_image"]
+    numbers = [f"{kept[way]:,}" for way in ("segnet_builtin", "segnet", "segnet")]
+    cells.append(("kept for the decoder, bytes per image", *numbers, f"{kept['segnet_builtin'] / kept['segnet']:.0f}x"))
+    return cells
+
+
+def sentences_of(result: dict) -> list[str]:
+    shares = {name: f"{100 * share:.1f} %" for name, share in result["data_share_of_step"].items()}
+    reached = {name: f"{100 * ways['ours']:.0f} %" for name, ways in result["share_of_matrix_product"].items()}
+    rates = result["matrix_product_gflops"]
+    tried = [
+        f"{network} {ways['ours']:.0f} ms as it is, {ways['ours_compiled']:.0f} compiled, "
+        f"{ways['ours_giving_memory_back']:.0f} with an allocator that gives memory back"
+        for network, ways in result["tried_train_step_ms"].items()
+    ]
+    times = [
+        f"{network} {t['original']:.0f} s for 5 epochs of the original, {t['ours']:.0f} s ours "
+        f"({t['original'] / t['ours']:.1f}x)"
+        for network, t in result["time_to_quality_seconds"].items()
+        if t["ours"]
+    ]
+    return [
+        f"- A second start reaches its first step after {result['start_to_first_step_seconds']:.1f} s.",
+        f"- Preparing an image takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
+        f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
+        f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
+        f"{reached['segnet_dsc']}",
+        f"- Time to the original's quality: {'; '.join(times)}.",
+        f"- Tried, in the same turns: {'; '.join(tried)}.",
+    ]
