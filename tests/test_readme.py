@@ -70,4 +70,5 @@ def test_published_rows_are_whole(row):
 @pytest.mark.parametrize("name", ["benchmark.json", "agreement.json"])
 def test_measurements_name_machine_commit_and_command(name):
     measured = json.loads((results.PUBLISHED / name).read_text())
-    assert measured["commit"] and measured["machine"] and measured["command"].startswith("python ")
+    for entry in measured if isinstance(measured, list) else [measured]:
+        assert entry["commit"] and entry["machine"] and entry["command"].startswith("python ")
