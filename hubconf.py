@@ -19,7 +19,7 @@ from types import ModuleType
 
 from torch import nn
 
-dependencies = ["torch", "torchvision"]  # segnet_lite0 needs timm too, and says so
+dependencies = ["torch", "torchvision"]  # segnet_dsc_lite0 needs timm too, and says so
 
 HERE = Path(__file__).resolve().parent
 PREFIX = f"segnet_pets_{zlib.crc32(str(HERE).encode()):08x}_"  # of our modules' names, another in each checkout
@@ -39,12 +39,12 @@ def segnet_dsc(pretrained: bool = False) -> nn.Module:
     return network("segnet_dsc", pretrained)
 
 
-def segnet_lite0(pretrained: bool = False) -> nn.Module:
-    """SegNet's decoder, with skips, on EfficientNet-Lite0; otherwise as `segnet`. H and W are multiples of 16.
+def segnet_dsc_lite0(pretrained: bool = False) -> nn.Module:
+    """The separable decoder, with skips, on EfficientNet-Lite0: 1.67 M parameters; otherwise as `segnet`.
 
-    It needs timm. pretrained=False leaves the encoder random as well.
+    It needs timm. H and W are multiples of 16. pretrained=False leaves the encoder random as well.
     """
-    return network("segnet_lite0", pretrained, encoder="tf_efficientnet_lite0", skips=True)
+    return network("segnet_dsc_lite0", pretrained, encoder="tf_efficientnet_lite0", skips=True)
 
 
 def network(name: str, is_pretrained: bool, **shape: object) -> nn.Module:
