@@ -51,7 +51,8 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
 @pytest.mark.slow
 def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch):
     levers = ("", "LOSS=unheard-of", "LOSS=ce")
-    for name, value in (("BASE", f"{QUICK} VALIDATION_SHARE=0.2"), ("LEVERS", levers), ("SEEDS", (0,))):  # fmt: skip
+    bases = {"short": f"{QUICK} VALIDATION_SHARE=0.2"}
+    for name, value in (("STUDIES", ("short",)), ("BASES", bases), ("LEVERS", {"short": levers}), ("SEEDS", (0,))):
         monkeypatch.setattr(study, name, value)
     for _ in range(2):
         with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
