@@ -15,9 +15,9 @@ from common.settings import UserError
 from experiments import charts, findings, tasks, trials
 from experiments.tasks import Task
 
-GROUPS = ("study", "full", "labels")  # what is compared; see tasks.py
+GROUPS = ("study", "full", "clock", "labels")  # what is compared; see tasks.py
 VARIANTS = ("all",)  # of the groups, by name
-AT_ONCE = 2  # runs at a time, of one thread each; those of "full" run alone, with all threads
+AT_ONCE = 2  # runs at a time, of one thread each; those of "full" and "clock" run alone, with all threads
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def train_and_test(task: Task) -> str:
     trials.run("train.py", *task.arguments, f"RUN={task.run}")
     kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS="))]
     kept += ["PUBLISH=True", "BASELINE=False"]
-    kept += [] if task.alone else ["EXAMPLES=0"]
+    kept += [] if task.pictured else ["EXAMPLES=0"]
     trials.run("test.py", *kept, f"RUN={task.run}", f"NETWORKS={task.network}")
     if not task.alone:
         shutil.rmtree(pets.outputs_folder() / task.run)

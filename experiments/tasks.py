@@ -1,5 +1,6 @@
 """The rows that compare.py makes and findings.py reads, each by the constants that it was trained with."""
 
+import itertools
 from typing import NamedTuple
 
 import fetch_oxford_iiit_pets as pets
@@ -23,12 +24,15 @@ VARIANTS = {
     "iou-loss": "LOSS=iou",
 }
 SEEDS = (0, 1, 2)  # of each variant
-# The default recipe at 128 px: names of runs, and what each changes
-FULL = (
-    ("defaults", "NETWORKS=segnet_dsc"),
-    ("defaults", "NETWORKS=segnet"),
-    ("defaults", "NETWORKS=unet_dsc"),
-    ("fifth-stage", "NETWORKS=segnet_dsc STAGES=5"),
+ORIGINAL = (
+    "LOSS=ce HEAD=original SIZES=1 BATCH_SIZE=16 OPTIMIZER=adam LEARNING_RATE=1e-3 FULL_CONV_RATE=1.0 SCHEDULE=step "
+    "PRECISION=float32"
+)
+FULL = (  # at 128 px: group, name of the run, networks, what it changes, seeds
+    ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
+    ("full", "fifth-stage", "segnet_dsc", "STAGES=5", (0,)),
+    ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
+    ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),  # as good, as soon as possible
 )
 # What pretraining is worth in labelled images: 1380 steps of 8 each
 LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=0.6667,0.6667,1 THREADS=1"
@@ -43,7 +47,7 @@ IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 
 
 class Task(NamedTuple):
-    group: str  # "study", "full" or "labels"
+    group: str  # "study", "full", "clock" or "labels"
     variant: str  # what tables call it
     run: str
     arguments: tuple[str, ...]  # NAME=VALUE for train.py
@@ -56,8 +60,12 @@ class Task(NamedTuple):
 
     @property
     def alone(self) -> bool:
-        """With all threads, pictures and weights kept; or one of many at a time, of which the row is kept."""
-        return self.group == "full"
+        """With all threads, and weights kept; or one of many at a time, of which the row is kept."""
+        return self.group in ("full", "clock")
+
+    @property
+    def pictured(self) -> bool:
+        return self.group == "full" and "SEED=0" in self.arguments
 
 
 def tasks() -> list[Task]:
@@ -69,9 +77,11 @@ def tasks() -> list[Task]:
     for share, setting in SHARES.items():
         for name, encoder in ENCODERS.items():
             found.append(Task("labels", name, f"labels-{name}-{share}", tuple(changed(LABELS, f"{setting} {encoder}"))))
-    for run, setting in FULL:
-        task = Task("full", "", run, tuple(setting.split()))
-        found.append(task._replace(variant=task.network if run == "defaults" else run))
+    for group, run, networks, setting, seeds in FULL:
+        for network, seed in itertools.product(networks.split(","), seeds):
+            variant = network if run == "defaults" else run
+            arguments = (f"NETWORKS={network}", *setting.split(), f"SEED={seed}")
+            found.append(Task(group, variant, run if seed == 0 else f"{run}-{seed}", arguments))
     return found
 
 
