@@ -7,14 +7,15 @@
 Everything is read with weights_only=True: a file from a stranger can be wrong but can't run code.
 """
 
+import contextlib
 import csv
 import re
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from torch import nn
 
+from common import files
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
 
@@ -147,25 +148,17 @@ def write_history(folder: Path, history: list[dict[str, object]]) -> None:
     write_atomically(folder / "history.csv", write)
 
 
-def lock(folder: Path) -> TextIO:
+def lock(folder: Path) -> contextlib.AbstractContextManager:
     """Takes the folder for this process until it ends, and clears it of files that a killed one left half-written.
 
     Raises UserError if another process has it, or if nothing can be written there. Windows, and file systems that
     know no locks, go without.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115 - the lock lasts as long as the file is open
-        import fcntl
-    except ImportError:  # Windows
-        return file
-    except OSError as error:
-        raise UserError(f"{folder} can't be written to: {error}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = files.lock(folder / "lock")
     except BlockingIOError as error:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
-    except OSError:  # of network file systems
-        return file
+    if not locked:
+        return contextlib.nullcontext()
     clear_parts(folder)
-    return file
+    return locked
