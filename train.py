@@ -16,7 +16,7 @@ import metrics
 import pretrained
 import segnet
 from common import checkpoints, machine, results, settings, training
-from common.optimizer import parameter_groups
+from common.optimizer import has_fused, parameter_groups
 from common.settings import UserError
 from common.training import Run
 from common.trimap import BORDER
@@ -166,7 +166,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     encoder = pretrained.encoder_of(network) if ENCODER else []
     groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
-    return optimizer(groups, LEARNING_RATE, fused=True)
+    return optimizer(groups, LEARNING_RATE, fused=has_fused(machine.device()))
 
 
 def constants() -> dict[str, object]:

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from common import files
+from common import files, machine
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
 
@@ -47,8 +47,7 @@ def save(
     weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
     write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
     state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "torch_random": torch.get_rng_state(),
-             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-             "history": history, **{key: about[key] for key in KEPT}}  # fmt: skip
+             "history": history, **accelerators_random(), **{key: about[key] for key in KEPT}}  # fmt: skip
     write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
     write_history(folder, history)
 
@@ -83,8 +82,15 @@ def restore(
         group.update(own)  # loading brought back those of the leg before
     random.set_state(state["random"])
     torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
-    if torch.cuda.is_available() and state.get("cuda_random") is not None:
-        torch.cuda.set_rng_state(state["cuda_random"])
+    for name in accelerators_random():
+        if state.get(name) is not None:
+            machine.accelerator().set_rng_state(state[name])
+
+
+def accelerators_random() -> dict[str, Tensor]:
+    """The accelerator's random state under its name, such as "cuda_random"; nothing without one."""
+    module = machine.accelerator()
+    return {f"{machine.device().type}_random": module.get_rng_state()} if module else {}
 
 
 def check_same_run(
