@@ -250,7 +250,7 @@ def evaluate(
 def compare(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first four fields of an Evaluation, from logits (B, 3, H, W) and trimaps (B, 1, H, W)."""
     labels = logits.argmax(1, keepdim=True)
-    pet_or_background = torch.where(logits[:, [BACKGROUND]] > logits[:, [PET]], BACKGROUND, PET)
+    pet_or_background = torch.where(logits[:, None, BACKGROUND] > logits[:, None, PET], BACKGROUND, PET)
     return (
         confusion(labels, truth),
         soft_iou(logits, truth, softmax=True),

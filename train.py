@@ -16,12 +16,12 @@ import metrics
 import pretrained
 import segnet
 from common import checkpoints, machine, results, settings, training
-from common.optimizer import parameter_groups
+from common.optimizer import has_fused, parameter_groups
 from common.settings import UserError
 from common.training import Run
 from common.trimap import BORDER
 from dataset import augment
-from dataset.batches import batches, divide, steps_in
+from dataset.batches import Part, batches, divide, steps_in
 from dataset.cache import Split
 
 # What is trained
@@ -122,7 +122,7 @@ def shape() -> dict[str, object]:
     return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
 
 
-def train_network(name: str, train_sets: dict[int, Split], validation_set: Split) -> None:
+def train_network(name: str, train_sets: dict[int, Part], validation_set: Split) -> None:
     """Trains one network through EPOCHS, going on from the newest epoch that its folder holds.
 
     train_sets: the same images at each size that an epoch asks for, by size in px.
@@ -130,7 +130,7 @@ def train_network(name: str, train_sets: dict[int, Split], validation_set: Split
     name = pretrained.full_name(name, ENCODER)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     about = {"network": name, **shape(), "version": results.VERSION, "data": pets.data_name(),
-             "data_identity": pets.identity("trainval"), "train_images": len(train_sets[pets.IMAGE_SIZE].images),
+             "data_identity": pets.identity("trainval"), "train_images": len(train_sets[pets.IMAGE_SIZE].rows),
              "constants": constants(), "legs": []}  # fmt: skip
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
@@ -166,7 +166,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     encoder = pretrained.encoder_of(network) if ENCODER else []
     groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
-    return optimizer(groups, LEARNING_RATE, fused=True)
+    return optimizer(groups, LEARNING_RATE, fused=has_fused(machine.device()))
 
 
 def constants() -> dict[str, object]:
@@ -196,7 +196,7 @@ def rate_at(progress: float, epoch: int) -> float:
 
 
 def train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, split: Split, epoch: int, random: torch.Generator
+    network: nn.Module, optimizer: torch.optim.Optimizer, split: Split | Part, epoch: int, random: torch.Generator
 ) -> float:
     """One pass over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()

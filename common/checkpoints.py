@@ -7,14 +7,15 @@
 Everything is read with weights_only=True: a file from a stranger can be wrong but can't run code.
 """
 
+import contextlib
 import csv
 import re
 from pathlib import Path
-from typing import TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from common import files, machine
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
 
@@ -46,8 +47,7 @@ def save(
     weights = {**about, "epoch": epoch, "train_seconds": seconds, "weights": network.state_dict()}
     write_atomically(weights_path(folder, epoch), lambda part: torch.save(weights, part))
     state = {"optimizer": optimizer.state_dict(), "random": random.get_state(), "torch_random": torch.get_rng_state(),
-             "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-             "history": history, **{key: about[key] for key in KEPT}}  # fmt: skip
+             "history": history, **accelerators_random(), **{key: about[key] for key in KEPT}}  # fmt: skip
     write_atomically(folder / "state.pt", lambda part: torch.save(state, part))
     write_history(folder, history)
 
@@ -82,8 +82,15 @@ def restore(
         group.update(own)  # loading brought back those of the leg before
     random.set_state(state["random"])
     torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
-    if torch.cuda.is_available() and state.get("cuda_random") is not None:
-        torch.cuda.set_rng_state(state["cuda_random"])
+    for name in accelerators_random():
+        if state.get(name) is not None:
+            machine.accelerator().set_rng_state(state[name])
+
+
+def accelerators_random() -> dict[str, Tensor]:
+    """The accelerator's random state under its name, such as "cuda_random"; nothing without one."""
+    module = machine.accelerator()
+    return {f"{machine.device().type}_random": module.get_rng_state()} if module else {}
 
 
 def check_same_run(
@@ -147,25 +154,17 @@ def write_history(folder: Path, history: list[dict[str, object]]) -> None:
     write_atomically(folder / "history.csv", write)
 
 
-def lock(folder: Path) -> TextIO:
+def lock(folder: Path) -> contextlib.AbstractContextManager:
     """Takes the folder for this process until it ends, and clears it of files that a killed one left half-written.
 
     Raises UserError if another process has it, or if nothing can be written there. Windows, and file systems that
     know no locks, go without.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115 - the lock lasts as long as the file is open
-        import fcntl
-    except ImportError:  # Windows
-        return file
-    except OSError as error:
-        raise UserError(f"{folder} can't be written to: {error}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = files.lock(folder / "lock")
     except BlockingIOError as error:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
-    except OSError:  # of network file systems
-        return file
+    if not locked:
+        return contextlib.nullcontext()
     clear_parts(folder)
-    return file
+    return locked

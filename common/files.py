@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -47,6 +48,29 @@ def clear_parts(folder: Path, older_than: float = 0.0) -> None:
         with contextlib.suppress(OSError):  # another process may have been faster
             if time.time() - part.stat().st_mtime >= older_than:
                 part.unlink()
+
+
+def lock(path: Path, wait: bool = False) -> TextIO | None:
+    """Takes a file of that name for this process, until it is closed or the process ends.
+
+    None where there are no locks: on Windows, and in file systems that know none. Raises BlockingIOError if another
+    process has it, unless it is to be waited for, and UserError if nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115 - the lock lasts as long as the file is open
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    except OSError as error:
+        raise UserError(f"{path.parent} can't be written to: {error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:  # of network file systems
+        return None
+    return file
 
 
 def append_line(path: Path, line: str) -> None:

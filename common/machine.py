@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -22,13 +23,20 @@ saving = threading.Event()  # it has to wait
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The accelerator that torch knows here, a GPU or Apple's MPS; without one, the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def accelerator() -> ModuleType | None:
+    """The accelerator's module, such as torch.cuda or torch.mps, which have much in common; None without one."""
+    kind = device().type
+    return None if kind == "cpu" else torch.get_device_module(kind)
 
 
 def set_up(threads: int) -> None:
     """Threads (0: one per core), TF32 on a GPU, and an allocator that keeps what it has."""
     set_threads(threads)
-    if torch.cuda.is_available():
+    if accelerator():
         torch.set_float32_matmul_precision("high")
     keep_freed_memory()
 
@@ -116,12 +124,12 @@ def precision(name: str) -> torch.dtype:
 
 
 def bfloat16_pays() -> bool:
-    """Whether this machine multiplies bfloat16 faster: GPUs, and CPUs with AMX or the dot products of AVX-512.
+    """Whether this machine multiplies bfloat16 faster: GPUs that say so, CPUs with AMX or the dot products of AVX-512.
 
-    Elsewhere each product is emulated: on AVX2 a training step takes 17 times as long as in float32.
+    Elsewhere each product is emulated: on AVX2 a training step takes 17 times as long as in float32. MPS doesn't say.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(False)
+    if module := accelerator():
+        return hasattr(module, "is_bf16_supported") and module.is_bf16_supported(False)  # without emulation
     has = torch.cpu.get_capabilities()
     # The second question heeds ONEDNN_MAX_CPU_ISA, by which convolutions may be held to less than the processor has.
     return (has.get("amx_bf16") or has.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -140,10 +148,12 @@ def precision_name(name: str) -> str:
 def peak_memory_mib(process: int | str = "self") -> int:
     """The most memory that a process has had; 0 where the system doesn't tell, or it has ended.
 
-    process: its number, or this one, of which it is the GPU's memory if there is one.
+    process: its number, or this one, of which it is the accelerator's memory if there is one.
     """
-    if process == "self" and torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() >> 20
+    if process == "self" and accelerator():
+        with contextlib.suppress(RuntimeError):  # of those that don't count
+            return torch.accelerator.max_memory_allocated() >> 20
+        return 0
     lines = []
     with contextlib.suppress(OSError):  # getrusage would count the parent's peak in
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -152,15 +162,17 @@ def peak_memory_mib(process: int | str = "self") -> int:
 
 def name() -> str:
     """The GPU, or processor and cores, for a row of results; e.g. "Intel(R) Xeon(R) Processor, AMX, 2 cores"."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    module = accelerator()
+    if hasattr(module, "get_device_name"):
+        return module.get_device_name()
     info = Path("/proc/cpuinfo")
     models = (
         [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         if info.exists()
         else []
     )
-    return f"{models[0] if models else platform.processor() or platform.machine()}{vectors()}, {os.cpu_count()} cores"
+    processor = models[0] if models else platform.processor() or platform.machine()
+    return f"{processor}{f', {device().type}' if module else vectors()}, {os.cpu_count()} cores"
 
 
 def vectors() -> str:

@@ -1,6 +1,9 @@
 """Which parameters learn at which share of the learning rate, and which of them decay."""
 
+import torch
 from torch import nn
+
+from common.machine import say_once
 
 
 def parameter_groups(
@@ -22,3 +25,15 @@ def parameter_groups(
         {"params": params, "share": shares[kind], "weight_decay": weight_decay if is_weight else 0.0}
         for (kind, is_weight), params in kinds.items()
     ]
+
+
+def has_fused(device: torch.device) -> bool:
+    """Whether a device takes an optimiser's step in one kernel; says so if it doesn't."""
+    parameter = torch.zeros(1, device=device, requires_grad=True)
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        torch.optim.AdamW([parameter], fused=True).step()
+    except RuntimeError:
+        say_once(f"no fused optimiser on {device.type}: its steps are taken tensor by tensor")
+        return False
+    return True

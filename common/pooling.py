@@ -7,13 +7,18 @@ Cipolla 2017, https://arxiv.org/abs/1511.00561, section 3), and the paper counts
 Pooling and unpooling are each other's gradient: both backward passes are `scatter` and `gather` again.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from common.machine import say_once
+
 # Bit patterns are chosen with integer instructions, which are exact for every value and, unlike
 # torch.where, use the whole vector unit for 2-byte floats.
+KNOWN = ("cpu", "cuda", "meta")  # devices that do so; others are tried
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element: its integer type
 
 
@@ -25,7 +30,8 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     (B, ceil(C/4), H//2, W//2), uint8, for `max_unpool`. Of equal values the first in reading order
     counts, as in PyTorch. A NaN is handed on; where in its window it stood is not promised.
     """
-    if torch.compiler.is_exporting():  # ONNX has no bit patterns; there the places are int64 indices
+    exporting = torch.compiler.is_exporting()  # ONNX has no bit patterns; there the places are int64 indices
+    if exporting or (x.device.type not in KNOWN and not has_bit_patterns(x.device.type, x.dtype)):
         return F.max_pool2d(x, 2, return_indices=True)
     return _MaxPool.apply(x)
 
@@ -36,10 +42,25 @@ def max_unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
     values: (B, C, h, w); places: as `max_pool` gave them; size: (H, W) of what was pooled.
     Returns (B, C, H, W), equal to `F.max_unpool2d` with the int64 indices.
     """
-    if torch.compiler.is_exporting():
+    if places.dtype == torch.int64:
         out = values.new_zeros(*values.shape[:2], size[0] * size[1])
         return out.scatter(2, places.flatten(2), values.flatten(2)).unflatten(2, size)
     return _MaxUnpool.apply(values, places, size[0], size[1])
+
+
+@functools.cache
+def has_bit_patterns(device: str, dtype: torch.dtype) -> bool:
+    """Whether pooling in bit patterns gives on a device what the CPU gives; says so if it doesn't."""
+    x = torch.arange(2 * 5 * 6 * 4).sin().view(2, 5, 6, 4).to(dtype, memory_format=torch.channels_last)
+    try:
+        values, places = largest(x.to(device))
+        back = scatter(values, places, 6, 4)
+        works = torch.equal(back.cpu(), scatter(*largest(x), 6, 4)) and torch.equal(gather(back, places), values)
+    except (RuntimeError, TypeError):  # an operation or a type that the device lacks
+        works = False
+    if not works:
+        say_once(f"pooling in bit patterns fails on {device}: PyTorch's own is taken, with places of 64 bits")
+    return works
 
 
 class _MaxPool(torch.autograd.Function):

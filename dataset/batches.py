@@ -1,22 +1,36 @@
 """What a training epoch is fed: a choice of images, in augmented batches."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from common import machine
 from dataset import augment
-from dataset.cache import Split
+from dataset.cache import Pair, Split
+
+KEPT_ON_DEVICE = 2**31  # bytes; of a larger set an accelerator is handed batch after batch
 
 
-def divide(split: Split, validation_share: float, train_share: float) -> tuple[Split, Split]:
+class Part(NamedTuple):
+    """Some of a split's images; nothing of it is copied."""
+
+    split: Split
+    rows: Tensor  # (n,), int64, their numbers
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return [self.split.pairs[i] for i in self.rows.tolist()]
+
+
+def divide(split: Split, validation_share: float, train_share: float) -> tuple[Part, Split]:
     """A training and a validation part, each with its share of every breed; the same ones on every machine.
 
-    With all images in training it is the split itself, which is not copied.
+    The validation part, which is evaluated in its order, is a copy.
     """
     if validation_share == 0 and train_share == 1:
-        return split, part_of(split, [])
+        return all_of(split), copied(split, [])
     chosen: tuple[list[int], list[int]] = [], []
     random = torch.Generator().manual_seed(0)
     for breed in sorted({pair.breed for pair in split.pairs}):
@@ -25,28 +39,35 @@ def divide(split: Split, validation_share: float, train_share: float) -> tuple[S
         kept = max(1, len(members) - round(len(members) * validation_share))
         chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
         chosen[1].extend(members[i] for i in order[kept:])
-    return part_of(split, chosen[0]), part_of(split, chosen[1])
+    return Part(split, torch.tensor(chosen[0])), copied(split, chosen[1])
 
 
-def part_of(split: Split, chosen: list[int]) -> Split:
+def all_of(split: Split | Part) -> Part:
+    return split if isinstance(split, Part) else Part(split, torch.arange(len(split.images)))
+
+
+def copied(split: Split, chosen: list[int]) -> Split:
     return Split(split.images[chosen], split.trimaps[chosen], [split.pairs[i] for i in chosen])
 
 
-def steps_in(split: Split, batch_size: int) -> int:
+def steps_in(part: Split | Part, batch_size: int) -> int:
     """Batches per epoch: the last, smaller one is left out if there is another."""
-    return max(1, len(split.images) // batch_size)
+    return max(1, len(all_of(part).rows) // batch_size)
 
 
-def batches(split: Split, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
     trimaps (B, 1, H, W), long.
 
-    The images are in memory, on a GPU in its own: a batch is a choice of them, and nothing has to wait.
+    A batch is a choice of rows, and no others are read. An accelerator keeps all images, so that nothing has to wait,
+    unless they are more than KEPT_ON_DEVICE.
     """
-    device = machine.device()
-    images, trimaps = split.images.to(device), split.trimaps.to(device)
-    order = torch.randperm(len(images), generator=random).to(device)
-    for chosen in order.split(batch_size)[: steps_in(split, batch_size)]:
-        batch = images.index_select(0, chosen), trimaps.index_select(0, chosen)
+    device, part = machine.device(), all_of(part)
+    images, trimaps = part.split.images, part.split.trimaps
+    if images.nbytes + trimaps.nbytes <= KEPT_ON_DEVICE:
+        images, trimaps = images.to(device), trimaps.to(device)
+    order = part.rows[torch.randperm(len(part.rows), generator=random)].to(images.device)
+    for chosen in order.split(batch_size)[: steps_in(part, batch_size)]:
+        batch = (x.index_select(0, chosen).to(device, non_blocking=True) for x in (images, trimaps))
         augmented, labels = augment.augment(*batch, random)
         yield augmented, labels.long()

@@ -1,7 +1,8 @@
-"""Every image decoded and resized once, into one file of bytes that a later start reads in a moment."""
+"""Every image decoded and resized once, into one file of bytes that later starts map into memory."""
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from common.files import clear_parts, load_file, write_atomically
-from common.machine import usable_cores
+from common import machine
+from common.files import load_file
 from common.settings import UserError
+from dataset import rows
 from dataset.labels import overlaps, resize_labels
 
 CODE_VERSION = 2  # raised by hand whenever images or labels in the cache would come out otherwise
@@ -23,6 +25,7 @@ TRUTH = "area"  # how labels are resized, for rows of results; rows without it a
 SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
 LARGEST = 50_000_000  # pixels; an image beyond this is taken for a decompression bomb
+AT_ONCE = 128  # images decoded, then written: as many as a kill may lose
 Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
 
@@ -36,7 +39,10 @@ class Pair(NamedTuple):
 
 
 class Split(NamedTuple):
-    """A split in memory: images (N, 3, S, S) and trimaps (N, 1, S, S), both uint8, and the list's pairs."""
+    """A split: images (N, 3, S, S) and trimaps (N, 1, S, S), both uint8, mapped from its cache, and the list's pairs.
+
+    What is mapped must not be written to.
+    """
 
     images: Tensor  # 0 to 255
     trimaps: Tensor  # 0 pet, 1 background, 2 border
@@ -152,18 +158,17 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     """
     pairs = read_list(folder, split)
     key = f"{size} {identity_of(folder, pairs, with_times=True)}"
-    path = cache_folder / f"{split}-{size}.pt"
-    found = read(path, key)
-    if not found:
-        clear_parts(cache_folder, older_than=600)  # another process may be writing its own
-        made = decode_all(folder, split, pairs, size)
-        write_atomically(path, lambda part: torch.save({"key": key} | made, part))
-        found = read(path, key) or made  # another process, with other data, may have written its own
-    return Split(found["images"], found["trimaps"], pairs)
+    path, shape = cache_folder / f"{split}-{size}.bin", (len(pairs), 4, size, size)
+    found = rows.mapped(path, key, shape)
+    if found is None and (old := read_old(path.with_suffix(".pt"), key)):
+        return Split(old["images"], old["trimaps"], pairs)
+    if found is None:
+        found = rows.written(path, key, shape, lambda done: decode_from(folder, split, pairs, size, done))
+    return Split(found[:, :3], found[:, 3:], pairs)
 
 
-def read(path: Path, key: str) -> dict[str, object] | None:
-    """What a cache file holds, mapped into memory where that can be done; None if it doesn't fit or isn't there."""
+def read_old(path: Path, key: str) -> dict[str, Tensor] | None:
+    """What a cache file of torch.save holds, as they were before; None if it doesn't fit or isn't there."""
     for mmap in (True, False):  # some file systems map no files
         with contextlib.suppress(UserError):  # missing or damaged
             cached = load_file(path, mmap)
@@ -171,13 +176,14 @@ def read(path: Path, key: str) -> dict[str, object] | None:
     return None
 
 
-def decode_all(folder: Path, split: str, pairs: list[Pair], size: int) -> dict[str, Tensor]:
-    images = torch.empty(len(pairs), 3, size, size, dtype=torch.uint8)
-    trimaps = torch.empty(len(pairs), 1, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        decoded = pool.map(lambda pair: decode(folder, pair, size), pairs)
-        progress = tqdm(decoded, total=len(pairs), desc=f"decoding {split}, {size} px", unit="image", leave=False)
-        for i, (image, trimap) in enumerate(progress):
-            images[i], trimaps[i] = image, trimap
+def decode_from(folder: Path, split: str, pairs: list[Pair], size: int, done: int) -> Iterator[Tensor]:
+    """Images and trimaps (n, 4, size, size) of the pairs after the first `done`, some at a time."""
+    bar = tqdm(total=len(pairs), initial=done, desc=f"decoding {split}, {size} px", unit="image", leave=False)
+    with bar, ThreadPoolExecutor(machine.usable_cores()) as pool:
+        for start in range(done, len(pairs), AT_ONCE):
+            if machine.stopping.is_set():
+                raise KeyboardInterrupt
+            some = pool.map(lambda pair: decode(folder, pair, size), pairs[start : start + AT_ONCE])
+            yield torch.stack([torch.cat(image_and_trimap) for image_and_trimap in some])
+            bar.update(min(AT_ONCE, len(pairs) - start))
     overlaps.cache_clear()  # as many as there are sides of images
-    return {"images": images, "trimaps": trimaps}

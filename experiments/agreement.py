@@ -18,7 +18,7 @@ import metrics
 import train
 from common import machine, settings
 from common.files import write_atomically
-from dataset.batches import batches, divide, steps_in
+from dataset.batches import Part, batches, divide, steps_in
 from dataset.cache import Split
 from experiments.original import OriginalSegmentation
 from segnet import NETWORKS
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def train_once(
-    way: str, seed: int, train_set: Split, validation_set: Split, batch_size: int, learning_rate: float
+    way: str, seed: int, train_set: Part, validation_set: Split, batch_size: int, learning_rate: float
 ) -> float:
     """Pixel accuracy on the validation part after one epoch of cross-entropy; way: one of WAYS."""
     torch.manual_seed(seed)

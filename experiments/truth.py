@@ -20,7 +20,7 @@ import train
 from common import machine, results, settings
 from common.files import append_line, write_atomically
 from common.trimap import BORDER
-from dataset.batches import divide
+from dataset.batches import Part, divide
 from dataset.cache import Split
 from dataset.labels import resize_labels
 from experiments.tasks import STUDY, constants_of
@@ -46,7 +46,7 @@ def main() -> None:
     for seed in SEEDS:
         if seed not in done:
             line = {"train_labels": "nearest", "seed": seed, **recipe, **train_once(seed, train_set, test_set)}
-            line |= {"train_images": len(train_set.images), "size": SIZE, "data": pets.data_name(), **machine.about()}
+            line |= {"train_images": len(train_set.rows), "size": SIZE, "data": pets.data_name(), **machine.about()}
             append_line(folder / "truth.jsonl", json.dumps(line))
             print(json.dumps(line), flush=True)
     counted = {"class_shares": class_shares(aligned), "images": len(aligned.pairs), "data": pets.data_name()}
@@ -59,7 +59,7 @@ def nearest(trimap: Tensor, size: int) -> Tensor:
     return TF.resize(trimap, [size, size], InterpolationMode.NEAREST)
 
 
-def train_once(seed: int, train_set: Split, test_set: Split) -> dict[str, float]:
+def train_once(seed: int, train_set: Part, test_set: Split) -> dict[str, float]:
     """Results on the aligned test labels after the epochs of train.py's default recipe."""
     start = time.perf_counter()
     torch.manual_seed(seed)

@@ -14,7 +14,7 @@ import fetch_oxford_iiit_pets as pets
 from common import machine
 from common.settings import UserError
 from dataset import augment, cache
-from dataset.batches import divide
+from dataset.batches import batches, divide
 
 
 @pytest.fixture
@@ -107,12 +107,12 @@ def test_damage_is_one_error_that_names_file_and_line(folder, kind):
     assert named in str(error.value)
     assert "trainval.txt, line 1" in str(error.value)
     assert kind != "bomb" or "over 50,000,000" in str(error.value)
-    assert not list((folder.parent.parent / "outputs").rglob("*.pt"))
+    assert not list((folder.parent.parent / "outputs").rglob("*.bin"))
 
 
 def test_the_cache_is_used_when_it_fits_and_made_anew_when_it_does_not(folder, monkeypatch):
     expected = pets.load("trainval")
-    (path,) = (folder.parent.parent / "outputs").rglob("trainval-128.pt")
+    (path,) = (folder.parent.parent / "outputs").rglob("trainval-128.bin")
     decode = cache.decode
     decoded = []
     monkeypatch.setattr(cache, "decode", lambda *args: decoded.append(args) or decode(*args))
@@ -201,8 +201,10 @@ def test_threads_heed_a_containers_quota(tmp_path):
 
 def test_images_in_training_are_not_copied(folder):
     split = pets.load("trainval")
-    whole, nothing = divide(split, 0.0, 1.0)
-    assert whole.images.data_ptr() == split.images.data_ptr()
+    _, nothing = divide(split, 0.0, 1.0)
     assert not len(nothing.images)
     part, validation = divide(split, 0.25, 1.0)
-    assert (len(part.images), len(validation.images)) == (36, 12)
+    assert part.split.images.data_ptr() == split.images.data_ptr()
+    assert (len(part.rows), len(validation.images)) == (36, 12)
+    for images, trimaps in batches(part, 36, torch.Generator()):
+        assert (images.shape, trimaps.shape) == ((36, 3, 128, 128), (36, 1, 128, 128))

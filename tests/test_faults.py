@@ -141,7 +141,7 @@ def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
 @pytest.mark.parametrize(
     ("most", "named"),
     [
-        (100_000, "trainval-32.pt"),
+        (100_000, "trainval-32.bin"),
         (10_000_000, "state.pt"),
         pytest.param(5_000_000, "epoch_02.pt", marks=pytest.mark.slow),
     ],
@@ -153,7 +153,7 @@ def test_no_space_is_told_and_leaves_earlier_epochs_whole(start, tmp_path, most,
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
     files = tmp_path / "toy/default/segnet_dsc"
-    first = "1" if named == "trainval-32.pt" else "2"  # an earlier epoch where there can be one
+    first = "1" if named == "trainval-32.bin" else "2"  # an earlier epoch where there can be one
     if first == "2":
         assert start("EPOCHS=1,2").wait() == 0
     process = start(f"EPOCHS={first},3", preexec_fn=limit)

@@ -87,7 +87,7 @@ def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun
 
 def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "set_rng_state", seen.append)
     network = torch.nn.Linear(2, 2)
