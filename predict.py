@@ -4,6 +4,7 @@
     python predict.py tests/photographs              eight images that are here
     python predict.py cat.jpg WEIGHTS=segnet_dsc     published weights
     python predict.py cat.jpg CHECKPOINT=epoch_05.pt weights of one's own
+    python predict.py PAGE=True                      a page in the browser to try the networks on; pip install gradio
     python predict.py EXPORT=segnet.onnx             the network for onnxruntime, and no images
 
 NAME_overlay.jpg shows what was found; NAME_trimap.png has the data set's values (1 pet, 2 background, 3 border) at
@@ -11,18 +12,18 @@ the image's own size; NAME_cutout.png is the pet on transparent ground, soft alo
 newest that was trained here, or else the best that is published.
 """
 
+import functools
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import to_pil_image
 from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
 import pretrained
-from common import checkpoints, cutout, machine, pictures, published, settings
-from common.files import write_atomically
+from common import checkpoints, cutout, machine, page, pictures, published, settings
+from common.files import REPOSITORY, write_atomically
 from common.settings import UserError
 from common.trimap import CLASSES
 from dataset.cache import read_pixels
@@ -31,29 +32,34 @@ from dataset.cache import read_pixels
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/, or else the best published
 WEIGHTS = ""  # name of published weights instead, e.g. segnet_dsc
 FOLDER = "predictions"  # in outputs; where pictures go
+PAGE = False  # True: a page in the browser instead
 EXPORT = ""  # file.onnx to write instead of pictures
 SHEET = False  # True: contact_sheet.png too, all cut-outs at a glance
 MIRROR = True  # False: half the time, and a little less exact
+INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the network was trained
+TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well, for small pets in large images
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
 THUMBNAIL = 160  # px, the longer side on a contact sheet
-PNG_EFFORT = 1  # of 9: larger files, ten times sooner
+EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
+RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code
 
 THREADS = 0  # 0: one per core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 
 def main(arguments: list[str]) -> None:
+    settings.check(globals(), {}, RANGES)
     machine.set_up(THREADS)
-    path = chosen_weights()
-    network, about = pretrained.load_network(path, "" if CHECKPOINT else WEIGHTS)
-    size = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # what it was trained for, if it says so
-    print(f"{about['network']}, {path}")
+    if PAGE:
+        paths = networks_there()
+        page.serve(list(paths), lambda image, name: find(*load(paths[name]), image), EXAMPLES)
+        return
+    network, size = load(chosen_weights())
     if EXPORT:
         export(network, size, Path(EXPORT))
         return
     paths = images_in(arguments)
-    network.to(machine.device(), memory_format=torch.channels_last)
     folder = pets.outputs_folder() / FOLDER
     failed, taken, cutouts = [], set(), []
     for image in tqdm(paths, unit="image", disable=len(paths) < 2):
@@ -81,6 +87,22 @@ def chosen_weights() -> Path:
     return path
 
 
+def networks_there() -> dict[str, Path]:
+    """Weights by the names that the page gives them: what chosen_weights says comes first, then all published."""
+    own = Path(CHECKPOINT) if CHECKPOINT else checkpoints.newest_weights(pets.outputs_folder())
+    paths = [chosen_weights(), *([own] if own else []), *map(published.path_of, published.names())]
+    return {path.stem if path.parent == published.FOLDER else "/".join(path.parts[-3:]): path for path in paths}
+
+
+@functools.cache
+def load(path: Path) -> tuple[nn.Module, int]:
+    """The network of a file of weights, on the device, and the side of its square, px."""
+    network, about = pretrained.load_network(path, path.stem if path.parent == published.FOLDER else "")
+    print(f"{about['network']}, {path}")
+    trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
+    return network.to(machine.device(), memory_format=torch.channels_last), INPUT or trained_for
+
+
 def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
     paths = []
@@ -101,25 +123,25 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
+def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
+    """Pixels (3, h, w), uint8, of an image, and their probabilities (3, h, w). Raises UserError if it can't be read."""
+    pixels = read_pixels(image, "RGB", upright=True)
+    return pixels, cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR, TILES)
+
+
 def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
     """Writes target_overlay.jpg, target_trimap.png and target_cutout.png. Raises UserError if it can't be read.
 
     Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet.
     """
-    pixels = read_pixels(image, "RGB", upright=True)
-    probabilities = cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR)
+    pixels, probabilities = find(network, size, image)
     labels = cutout.labels_of(probabilities)
     cut = cutout.cut_out(pixels, probabilities)
-    save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"), quality=90)
-    save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"), compress_level=PNG_EFFORT)
-    save(cut, target.with_name(f"{target.name}_cutout.png"), compress_level=PNG_EFFORT)
+    cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
+    cutout.save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"))
+    cutout.save(cut, target.with_name(f"{target.name}_cutout.png"))
     small = [max(1, round(side * THUMBNAIL / max(pixels.shape))) for side in pixels.shape[-2:]]
     return F.interpolate(cut[None], small, mode="bilinear", antialias=True)[0]
-
-
-def save(pixels: Tensor, path: Path, **options: object) -> None:
-    picture = to_pil_image(pixels, mode="RGBA" if len(pixels) == 4 else None)
-    write_atomically(path, lambda part: picture.save(part, **options))
 
 
 def export(network: nn.Module, size: int, path: Path) -> None:
@@ -131,7 +153,7 @@ def export(network: nn.Module, size: int, path: Path) -> None:
         import onnxscript  # noqa: F401 - what torch's exporter is built on
     except ImportError as error:
         raise UserError("EXPORT needs onnx and onnxscript: pip install onnx onnxscript") from error
-    network.eval()
+    network.cpu().eval()
     program = torch.onnx.export(
         network,
         (torch.rand(2, 3, size, size),),  # two, since an example of one would fix B at one
@@ -155,4 +177,4 @@ def export(network: nn.Module, size: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    settings.run(main, pets, takes_paths=True)
+    settings.run(main, pets, page, takes_paths=True)

@@ -1,25 +1,60 @@
 """From an image of any size to the probabilities of its pixels, the tinted overlay, and the pet cut out."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_pil_image
 
+from common.files import write_atomically
 from common.inference import logits_of
 from common.trimap import BACKGROUND, BORDER, COLOURS
 
 TINT = 0.5  # of the class's colour in an overlay
 SOFT = 0.8  # width of a cut-out's soft edge, as a share of all probabilities; near 0 it is cut with scissors
+JPEG_QUALITY = 90  # of 100
+PNG_EFFORT = 1  # of 9: larger files, ten times sooner
 
 
-def probabilities_of(network: nn.Module, pixels: Tensor, size: int, precision: torch.dtype, mirror: bool) -> Tensor:
+def probabilities_of(
+    network: nn.Module, pixels: Tensor, size: int, precision: torch.dtype, mirror: bool, tiles: int = 0
+) -> Tensor:
     """Probabilities of the classes, (3, H, W), of an image (3, H, W), uint8.
 
-    It is squeezed to the square of size x size px that the network was trained on; logits are brought back to its
-    size. mirror: the mean over the image and its mirror image.
+    It is squeezed to a square of size x size px; logits are brought back to its size. mirror: the mean over the image
+    and its mirror image. tiles: so many a side, each squeezed to the square too, join in where they lie.
     """
-    small = F.interpolate(pixels[None], (size, size), mode="bilinear", antialias=True)
-    logits = next(logits_of(network, small, precision, mirror)).cpu()
-    return F.interpolate(logits, pixels.shape[-2:], mode="bilinear")[0].softmax(0)
+    tiles_there = tiles_of(*pixels.shape[-2:], tiles)
+    views = [pixels, *(pixels[:, rows, columns] for rows, columns in tiles_there)]
+    squares = [F.interpolate(view[None], (size, size), mode="bilinear", antialias=True) for view in views]
+    logits = torch.cat(list(logits_of(network, torch.cat(squares), precision, mirror))).cpu()
+    probabilities, votes = enlarged(logits[0], pixels), torch.ones(pixels.shape[-2:])
+    for (rows, columns), view, found in zip(tiles_there, views[1:], logits[1:]):
+        vote = hat(view.shape[-2])[:, None] * hat(view.shape[-1])
+        probabilities[:, rows, columns] += vote * enlarged(found, view)
+        votes[rows, columns] += vote
+    return probabilities.div_(votes)
+
+
+def enlarged(logits: Tensor, view: Tensor) -> Tensor:
+    """Probabilities (3, h, w) at the size of a view (3, h, w), from logits (3, H, W)."""
+    return F.interpolate(logits[None], view.shape[-2:], mode="bilinear")[0].softmax(0)
+
+
+def tiles_of(height: int, width: int, n: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of n x n tiles of one shape, each overlapping the next by half."""
+
+    def along(side: int) -> list[slice]:
+        starts = [i * side // (n + 1) for i in range(n)]
+        return [slice(start, max(start + 1, (i + 2) * side // (n + 1))) for i, start in enumerate(starts)]
+
+    return [(rows, columns) for rows in along(height) for columns in along(width)]
+
+
+def hat(n: int) -> Tensor:
+    """Weights (n,) that rise from 0 to 1 in the middle and fall again: those of tiles that overlap by half add to 1."""
+    return 1 - (2 * (torch.arange(n) + 0.5) / n - 1).abs()
 
 
 def labels_of(probabilities: Tensor) -> Tensor:
@@ -47,3 +82,10 @@ def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
     shares = torch.tensor([TINT if c != BACKGROUND else 0.0 for c in range(len(COLOURS))])
     tinted = pixels + shares[labels] * (colours.T[:, labels[0]] - pixels.float())
     return tinted.round().byte()
+
+
+def save(pixels: Tensor, path: Path) -> None:
+    """Writes pixels (1, 3 or 4 channels, H, W), uint8, as .jpg or .png."""
+    picture = to_pil_image(pixels, mode="RGBA" if len(pixels) == 4 else None)
+    options = {"quality": JPEG_QUALITY} if path.suffix == ".jpg" else {"compress_level": PNG_EFFORT}
+    write_atomically(path, lambda part: picture.save(part, **options))
