@@ -217,3 +217,20 @@ def load_weights(network: nn.Module, encoder: str, file: str) -> str:
     network.mean.copy_(mean.view(3, 1, 1))
     network.std.copy_(std.view(3, 1, 1))
     return where
+
+
+def start_from(network: nn.Module, path: Path, part: str) -> None:
+    """Gives a new network weights that pretrain.py left, or those of a checkpoint of the same network.
+
+    part: "encoder", or "body", all but the last convolution and what follows it. Raises UserError for weights of
+    another network.
+    """
+    saved = load_file(path)
+    state, own = saved.get("weights", saved), network.state_dict()
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    last = convolutions[-1].removesuffix(".pointwise").removesuffix(".depthwise")  # uc1.seq.N
+    block, _, number = last.rpartition(".")
+    replaced = tuple(f"{block}.{i}." for i in range(int(number), len(network.get_submodule(block))))
+    kept = ("bn_input.", "dc") if part == "encoder" else ("",)
+    shapes = {key: tuple(own[key].shape) for key in own if key.startswith(kept) and not key.startswith(replaced)}
+    network.load_state_dict(own | encoder_weights.chosen(state, shapes, str(path)))

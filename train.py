@@ -7,6 +7,7 @@ python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 
 import math
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,18 @@ KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
 RUN = "default"  # name of the run's folder in outputs/; a run with other constants wants another
 
-# Pretrained, see pretrained.py
+# Pretrained, see pretrained.py and pretrain.py
 ENCODER = ""  # "vgg16_bn", or one of timm such as "tf_efficientnet_lite0"; "": both networks from scratch
 ENCODER_WEIGHTS = ""  # file of its weights; "": the library's own; "random": none, for comparison
 FREEZE_ENCODER = False  # True: the decoder alone learns
 SKIP_FEATURES = False  # True: the decoder gets the encoder's finer maps too, as in a U-Net
+START_FROM = ""  # without ENCODER: file of weights of the same network that it begins with, as pretrain.py leaves them
+START_PART = "body"  # which of them: all but the last convolution ("body"), or those of the "encoder"
 
 # On what
 VALIDATION_SHARE = 0.0  # of each breed's images kept out of training to choose constants by, e.g. 0.1
 TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
+TRAIN_IMAGES = 0  # how many of them are used instead, e.g. 250, of each breed as many; 0: as TRAIN_SHARE says
 SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out evenly to these, the last is at 1.0
 
 # How
@@ -67,6 +71,7 @@ CHOICES = {
     "LOSS": ("ce", "iou", "ce+iou"),
     "OPTIMIZER": ("adamw", "adam"),
     "SCHEDULE": ("one_cycle", "step"),
+    "START_PART": ("body", "encoder"),
 }
 RANGES = {
     **dict.fromkeys(("BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), (1, math.inf)),
@@ -74,6 +79,7 @@ RANGES = {
     "WEIGHT_DECAY": (0, math.inf),
     "VALIDATION_SHARE": (0, 0.99),
     "TRAIN_SHARE": (1e-6, 1),
+    "TRAIN_IMAGES": (0, math.inf),
     "SIZES": (0.01, 1),
     "WARM_UP": (0.001, 0.999),
 }
@@ -81,7 +87,7 @@ RANGES = {
 # Which of them may differ when a run is resumed
 FIXED = frozenset(  # never
     {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED", "IMAGE_SIZE", "VALIDATION_SHARE", "TRAIN_SHARE"}
-    | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES"}
+    | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES", "START_FROM", "START_PART", "TRAIN_IMAGES"}
 )
 ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
 
@@ -92,7 +98,8 @@ def main() -> None:
     machine.set_up(THREADS)
     train_sets = {}
     for size in sorted({size_in(epoch) for epoch in range(*EPOCHS)} | {pets.IMAGE_SIZE}):  # the largest comes last
-        train_sets[size], validation_set = divide(pets.load("trainval", size), VALIDATION_SHARE, TRAIN_SHARE)
+        split = pets.load("trainval", size)
+        train_sets[size], validation_set = divide(split, VALIDATION_SHARE, TRAIN_SHARE, TRAIN_IMAGES)
     try:
         for network in NETWORKS:
             train_network(network, train_sets, validation_set)
@@ -107,8 +114,12 @@ def check_constants() -> None:
     settings.check(globals(), CHOICES, RANGES)
     if not RUN:
         raise UserError("RUN names the run's folder in outputs; it can't be empty")
-    if not ENCODER and (FREEZE_ENCODER or SKIP_FEATURES or ENCODER_WEIGHTS):
-        raise UserError("FREEZE_ENCODER, SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
+    if not ENCODER and (SKIP_FEATURES or ENCODER_WEIGHTS):
+        raise UserError("SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
+    if (ENCODER and START_FROM) or (FREEZE_ENCODER and not (ENCODER or START_FROM)):
+        raise UserError("give an ENCODER or START_FROM, not both; FREEZE_ENCODER needs one of them")
+    if TRAIN_IMAGES and TRAIN_SHARE != 1:
+        raise UserError("give TRAIN_IMAGES or TRAIN_SHARE, not both")
     machine.precision(PRECISION)
     for network in NETWORKS:
         with torch.device("meta"):  # without its weights
@@ -135,7 +146,7 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
     with checkpoints.lock(folder):
         torch.manual_seed(SEED)
         network = pretrained.build(name, **shape())
-        if ENCODER:
+        if ENCODER or START_FROM:
             prepare_encoder(network, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
         random = torch.Generator().manual_seed(SEED)
@@ -152,9 +163,12 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
 
 
 def prepare_encoder(network: nn.Module, new: bool = True) -> None:
-    """Gives the encoder of a new run its pretrained weights; freezes it if it is to stay as it is."""
+    """Gives a new run its pretrained weights; freezes the encoder if it is to stay as it is."""
     pretrained.check_sizes(network, tuple(size_in(epoch) for epoch in range(*EPOCHS)))
-    if new:
+    if new and START_FROM:
+        pretrained.start_from(network, Path(START_FROM), START_PART)
+        print(f"{START_PART} from {START_FROM}")
+    elif new:
         print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
     for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
         module.requires_grad_(False)
@@ -163,7 +177,7 @@ def prepare_encoder(network: nn.Module, new: bool = True) -> None:
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
     shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
-    encoder = pretrained.encoder_of(network) if ENCODER else []
+    encoder = pretrained.encoder_of(network) if ENCODER or START_FROM else []
     groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
     optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
     return optimizer(groups, LEARNING_RATE, fused=has_fused(machine.device()))

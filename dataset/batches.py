@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common import machine
+from common.settings import UserError
 from dataset import augment
 from dataset.cache import Pair, Split
 
@@ -24,22 +25,40 @@ class Part(NamedTuple):
         return [self.split.pairs[i] for i in self.rows.tolist()]
 
 
-def divide(split: Split, validation_share: float, train_share: float) -> tuple[Part, Split]:
+def divide(
+    split: Split, validation_share: float, train_share: float = 1.0, train_images: int = 0
+) -> tuple[Part, Split]:
     """A training and a validation part, each with its share of every breed; the same ones on every machine.
 
-    The validation part, which is evaluated in its order, is a copy.
+    train_share: of the images that are not for validation; train_images: how many of them instead, of the breeds as
+    evenly as can be, 0 for as many as train_share says. A smaller set is part of each larger one.
+    The validation part, which is evaluated in its order, is a copy. Raises UserError if there are fewer images.
     """
-    if validation_share == 0 and train_share == 1:
+    chosen, kept_out = numbers(split.pairs, validation_share, train_share, train_images)
+    if len(chosen) == len(split.pairs):
         return all_of(split), copied(split, [])
-    chosen: tuple[list[int], list[int]] = [], []
+    return Part(split, torch.tensor(chosen)), copied(split, kept_out)
+
+
+def numbers(
+    pairs: list[Pair], validation_share: float, train_share: float = 1.0, train_images: int = 0
+) -> tuple[list[int], list[int]]:
+    """The numbers of the images that `divide` puts into training and into validation."""
+    training: list[tuple[int, int]] = []  # each image's place in the order of its breed, and its number
+    validation: list[int] = []
     random = torch.Generator().manual_seed(0)
-    for breed in sorted({pair.breed for pair in split.pairs}):
-        members = [i for i, pair in enumerate(split.pairs) if pair.breed == breed]
+    for breed in sorted({pair.breed for pair in pairs}):
+        members = [i for i, pair in enumerate(pairs) if pair.breed == breed]
         order = torch.randperm(len(members), generator=random).tolist()
         kept = max(1, len(members) - round(len(members) * validation_share))
-        chosen[0].extend(members[i] for i in order[: max(1, round(kept * train_share))])
-        chosen[1].extend(members[i] for i in order[kept:])
-    return Part(split, torch.tensor(chosen[0])), copied(split, chosen[1])
+        used = kept if train_images else max(1, round(kept * train_share))
+        training += [(place, members[i]) for place, i in enumerate(order[:used])]
+        validation += [members[i] for i in order[kept:]]
+    if train_images > len(training):
+        raise UserError(f"TRAIN_IMAGES={train_images}: there are {len(training)} images to learn from")
+    if train_images:  # the first of each breed, then the second of each
+        training = sorted(training, key=lambda placed: placed[0])[:train_images]
+    return [i for _, i in training], validation
 
 
 def all_of(split: Split | Part) -> Part:

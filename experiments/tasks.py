@@ -96,13 +96,13 @@ def row_of(task: Task, rows: list[Row]) -> Row | None:
 
     rows: all on the same data.
     """
-    wanted = constants_of(task.arguments)
+    wanted, defaults = constants_of(task.arguments), constants_of(())
     for row in reversed(rows):
         same = (row["network"], row.get("version"), row.get("mirror")) == (task.network, results.VERSION, False)
         if (
             same
             and row["epochs"] == wanted["EPOCHS"][1] - 1
-            and all(as_lists(row["constants"].get(name)) == value for name, value in wanted.items())
+            and all(row["constants"].get(name, defaults[name]) == value for name, value in wanted.items())
         ):
             return row
     return None
