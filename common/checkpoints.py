@@ -128,6 +128,13 @@ def epochs_in(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
+def forget_before(folder: Path, epoch: int) -> None:
+    """Removes the weights of earlier epochs, of runs whose newest alone is of use."""
+    for old in epochs_in(folder):
+        if old < epoch:
+            weights_path(folder, old).unlink()
+
+
 def newest_epoch(folder: Path) -> int:
     """The number of the newest epoch with saved weights. Raises UserError if there is none."""
     epochs = epochs_in(folder)

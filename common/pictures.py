@@ -66,6 +66,18 @@ def save_examples(path: Path, cases: list[dict], title: str) -> None:
     save(figure, path)
 
 
+def save_columns(path: Path, columns: dict[str, Tensor]) -> None:
+    """A column for each name, of images (N, 3, H, W) in [0, 1]."""
+    rows = len(next(iter(columns.values())))
+    size = 1.4 * len(columns), 1.4 * rows + 0.3
+    figure, axes = plt.subplots(rows, len(columns), figsize=size, layout="constrained", squeeze=False)
+    for column, (name, images) in zip(axes.T, columns.items()):
+        column[0].set_title(name, fontsize=9)
+        for axis, image in zip(column, images):
+            show(axis, image)
+    save(figure, path)
+
+
 def show_case(axes: np.ndarray, case: dict) -> None:
     show(axes[0], case["image"])
     show(axes[1], case["truth"])
@@ -80,13 +92,15 @@ def show_case(axes: np.ndarray, case: dict) -> None:
 
 
 def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:
-    """Training loss and, where there are any, validation results over the epochs."""
+    """Training loss and, where there are any, validation loss and results over the epochs."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     axes.plot(epochs, [row["loss"] for row in history], "o-", color="black", label="training loss")
     axes.set(xlabel="epoch", ylabel="loss", title=title, ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    names = [name for name in history[-1] if name.startswith("validation_")]
+    if "validation_loss" in history[-1]:
+        axes.plot(epochs, [row.get("validation_loss", np.nan) for row in history], "o--", label="validation loss")
+    names = [name for name in history[-1] if name.startswith("validation_") and name != "validation_loss"]
     if names:
         right = axes.twinx()
         for name in names:

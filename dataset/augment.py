@@ -63,3 +63,21 @@ def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tens
     one_hot = F.one_hot(trimaps[:, 0].long(), len(CLASSES)).permute(0, 3, 1, 2).to(images.dtype)
     shares = F.grid_sample(one_hot, grid, "bilinear", "reflection", align_corners=False)
     return moved, shares.argmax(1, keepdim=True).to(trimaps.dtype)
+
+
+def crop(images: Tensor, size: int, least: float, random: torch.Generator) -> Tensor:
+    """A random part of each image, flipped or not, at size x size px: (B, 3, size, size), float in [0, 1].
+
+    images: (B, 3, H, W), uint8, at most twice as fine; least: the smallest part of an image's area. Sides are 3:4 to
+    4:3 where they fit, as in torchvision's RandomResizedCrop; 1 is always the whole image.
+    """
+    n = len(images)
+    area, stretch, right, down, side = torch.rand(5, n, generator=random)
+    area = least + (1 - least) * area
+    ratio = ((2 * stretch - 1) * torch.minimum(-area.log(), torch.tensor(4 / 3).log())).exp()
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    flip, zero = torch.where(side < FLIP, -1.0, 1.0), torch.zeros(n)
+    rows = ((flip * width, zero, (1 - width) * (2 * right - 1)), (zero, height, (1 - height) * (2 * down - 1)))
+    theta = torch.stack([torch.stack(row, 1) for row in rows], 1).to(images.device)  # (B, 2, 3)
+    grid = F.affine_grid(theta, [n, 3, size, size], align_corners=False)
+    return F.grid_sample(images.float().div_(255), grid, "bilinear", "border", align_corners=False)

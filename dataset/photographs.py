@@ -1,0 +1,60 @@
+"""A folder of photographs without labels, for pretraining: decoded and resized once, into the same cache."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from common import machine
+from common.settings import UserError
+from dataset import rows
+from dataset.cache import AT_ONCE, CODE_VERSION, Pair, read_pixels
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
+
+
+def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair], str]:
+    """All photographs in a folder and the folders in it, squeezed to size x size px: images (N, 3, size, size), uint8.
+
+    Also a pair for each, of breed 0 and without a trimap, and a checksum of their names and lengths.
+    Raises UserError where there are none, and for a file that can't be read, which it names.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        reason = f"has no photographs ({', '.join(SUFFIXES)})" if folder.is_dir() else "is no folder"
+        raise UserError(f"IMAGES={folder}: it {reason}")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    files = [(name, path.stat()) for name, path in zip(names, paths)]
+    identity = digest("\n".join(f"{name} {stat.st_size}" for name, stat in files))
+    times = digest("\n".join(f"{name} {stat.st_mtime_ns}" for name, stat in files))
+    file = cache_folder / f"photographs-{digest(str(folder.resolve()))[:12]}-{size}.bin"
+    key, shape = f"{size} {identity} {times}", (len(paths), 3, size, size)
+    images = rows.mapped(file, key, shape)
+    if images is None:
+        images = rows.written(file, key, shape, lambda done: decode_from(paths, size, done))
+    return images, [Pair(name, 0, "", str(folder)) for name in names], identity
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(f"{CODE_VERSION}\n{text}".encode()).hexdigest()
+
+
+def decode_from(paths: list[Path], size: int, done: int) -> Iterator[Tensor]:
+    """Images (n, 3, size, size) of the files after the first `done`, some at a time."""
+
+    def decode(path: Path) -> Tensor:
+        return v2.functional.resize(read_pixels(path, "RGB", upright=True), [size, size], antialias=True)
+
+    bar = tqdm(total=len(paths), initial=done, desc=f"decoding, {size} px", unit="image", leave=False)
+    with bar, ThreadPoolExecutor(machine.usable_cores()) as pool:
+        for start in range(done, len(paths), AT_ONCE):
+            if machine.stopping.is_set():
+                raise KeyboardInterrupt
+            some = paths[start : start + AT_ONCE]
+            yield torch.stack(list(pool.map(decode, some)))
+            bar.update(len(some))
