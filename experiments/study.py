@@ -8,9 +8,6 @@ Each run trains a separable network on a third of the training images, at 64 px 
 """
 
 import json
-import re
-import shutil
-import time
 
 import fetch_oxford_iiit_pets as pets
 from common import machine, results, settings
@@ -61,17 +58,10 @@ def main() -> None:
 
 def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:
     """Trains once; returns the last epoch's results on the validation tenth and what led to them."""
-    run = pets.outputs_folder() / ("study-in-progress-" + re.sub(r"[^\w.+-]", "_", f"{study} {seed} {setting}"))
-    shutil.rmtree(run, ignore_errors=True)  # of a study that was stopped
-    start = time.perf_counter()
-    trials.run("train.py", *changed(BASES[study], setting), f"SEED={seed}", f"RUN={run.name}")
-    seconds = time.perf_counter() - start
-    (history,) = run.glob("*/history.csv")
-    names, *rows = (line.split(",") for line in history.read_text().splitlines())
-    shutil.rmtree(run)
-    found = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
+    arguments = [*changed(BASES[study], setting), f"SEED={seed}"]
+    found = trials.validated(f"study-in-progress-{study} {seed} {setting}", arguments)
     line = {"study": study, "setting": setting, "version": results.VERSION, "base": BASES[study], "seed": seed, **found}
-    line |= {"seconds": round(seconds, 1), "precision": machine.precision_name("auto")}
+    line |= {"precision": machine.precision_name("auto")}
     return line | {"commit": machine.commit(), "machine": machine.name()}
 
 

@@ -1,7 +1,10 @@
-"""Runs of train.py and test.py with some constants changed, several at a time, for study.py and compare.py."""
+"""Runs of train.py and test.py with some constants changed, several at a time, for the other experiments."""
 
+import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -24,6 +27,20 @@ def run(script: str, *arguments: str) -> str:
         last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]
         raise UserError(f"python {script} {' '.join(arguments)}: {last}")
     return result.stdout
+
+
+def validated(name: str, arguments: list[str]) -> dict[str, float]:
+    """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results."""
+    folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
+    shutil.rmtree(folder, ignore_errors=True)  # of an experiment that was stopped
+    start = time.perf_counter()
+    run("train.py", *arguments, f"RUN={folder.name}")
+    seconds = time.perf_counter() - start
+    (history,) = folder.glob("*/history.csv")
+    names, *rows = (line.split(",") for line in history.read_text().splitlines())
+    shutil.rmtree(folder)
+    found = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
+    return found | {"seconds": round(seconds, 1)}
 
 
 def at_once(n: int, work: Callable[..., Any], tasks: Iterable[tuple]) -> Iterator[Any]:
