@@ -6,7 +6,7 @@ import pytest
 
 import fetch_oxford_iiit_pets as pets
 from common import results
-from experiments import curve, tasks
+from experiments import curve, pretraining, tasks
 
 pytest.importorskip("timm")
 
@@ -70,3 +70,21 @@ def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
     assert "is done" not in capsys.readouterr().out
     assert results.lines_of("lengths.jsonl", toy / "published") == lines
     assert len(results.rows(toy / "published")) == len(rows) + 1
+
+
+@pytest.mark.slow
+def test_ways_of_pretraining_leave_a_line_each(toy, monkeypatch):
+    held_out = "VALIDATION_SHARE=0.25 THREADS=1 IMAGE_SIZE=32"
+    labelled = f"NETWORKS=segnet_dsc SIZES=1 TRAIN_IMAGES=8 EPOCHS=1,2 {held_out}"
+    monkeypatch.setattr(pretraining, "PRETRAINED", {"own": f"NETWORK=segnet_dsc BATCH_SIZE=16 EPOCHS=1,3 {held_out}"})
+    tried = {"segnet": ("", labelled), "segnet-masked": ("own", f"{labelled} START_FROM={{}}")}
+    monkeypatch.setattr(pretraining, "TRIED", tried)
+    for _ in range(2):
+        pretraining.main()
+    lines = results.lines_of("pretraining.jsonl", toy / "published")
+    assert [(line["kind"], line["name"]) for line in lines] == [
+        ("labels", "segnet"), ("pretraining", "own"), ("labels", "segnet-masked"),
+    ]  # fmt: skip
+    assert (lines[1]["epochs"], lines[1]["train_images"]) == (2, 36)
+    assert all(0 < lines[i]["validation_mean_iou"] < 1 for i in (0, 2))
+    assert all(line["command"].startswith("python ") and line["machine"] for line in lines)
