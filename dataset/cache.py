@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -163,7 +163,12 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     if found is None and (old := read_old(path.with_suffix(".pt"), key)):
         return Split(old["images"], old["trimaps"], pairs)
     if found is None:
-        found = rows.written(path, key, shape, lambda done: decode_from(folder, split, pairs, size, done))
+
+        def decoded(done: int) -> Iterator[Tensor]:
+            what = f"decoding {split}, {size} px"
+            return decode_from(lambda pair: torch.cat(decode(folder, pair, size)), pairs, done, what)
+
+        found = rows.written(path, key, shape, decoded)
     return Split(found[:, :3], found[:, 3:], pairs)
 
 
@@ -176,14 +181,14 @@ def read_old(path: Path, key: str) -> dict[str, Tensor] | None:
     return None
 
 
-def decode_from(folder: Path, split: str, pairs: list[Pair], size: int, done: int) -> Iterator[Tensor]:
-    """Images and trimaps (n, 4, size, size) of the pairs after the first `done`, some at a time."""
-    bar = tqdm(total=len(pairs), initial=done, desc=f"decoding {split}, {size} px", unit="image", leave=False)
+def decode_from(decode_one: Callable[[object], Tensor], listed: list[object], done: int, what: str) -> Iterator[Tensor]:
+    """decode_one, (C, size, size), of all that is listed after the first `done`: (n, C, size, size), some at a time."""
+    bar = tqdm(total=len(listed), initial=done, desc=what, unit="image", leave=False)
     with bar, ThreadPoolExecutor(machine.usable_cores()) as pool:
-        for start in range(done, len(pairs), AT_ONCE):
+        for start in range(done, len(listed), AT_ONCE):
             if machine.stopping.is_set():
                 raise KeyboardInterrupt
-            some = pool.map(lambda pair: decode(folder, pair, size), pairs[start : start + AT_ONCE])
-            yield torch.stack([torch.cat(image_and_trimap) for image_and_trimap in some])
-            bar.update(min(AT_ONCE, len(pairs) - start))
+            some = list(pool.map(decode_one, listed[start : start + AT_ONCE]))
+            yield torch.stack(some)
+            bar.update(len(some))
     overlaps.cache_clear()  # as many as there are sides of images

@@ -1,19 +1,14 @@
 """A folder of photographs without labels, for pretraining: decoded and resized once, into the same cache."""
 
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torchvision.transforms import v2
-from tqdm import tqdm
 
-from common import machine
 from common.settings import UserError
 from dataset import rows
-from dataset.cache import AT_ONCE, CODE_VERSION, Pair, read_pixels
+from dataset.cache import CODE_VERSION, Pair, decode_from, read_pixels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
 
@@ -36,25 +31,14 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
     key, shape = f"{size} {identity} {times}", (len(paths), 3, size, size)
     images = rows.mapped(file, key, shape)
     if images is None:
-        images = rows.written(file, key, shape, lambda done: decode_from(paths, size, done))
+
+        def decode(path: Path) -> Tensor:
+            return v2.functional.resize(read_pixels(path, "RGB", upright=True), [size, size], antialias=True)
+
+        what = f"decoding photographs, {size} px"
+        images = rows.written(file, key, shape, lambda done: decode_from(decode, paths, done, what))
     return images, [Pair(name, 0, "", str(folder)) for name in names], identity
 
 
 def digest(text: str) -> str:
     return hashlib.sha256(f"{CODE_VERSION}\n{text}".encode()).hexdigest()
-
-
-def decode_from(paths: list[Path], size: int, done: int) -> Iterator[Tensor]:
-    """Images (n, 3, size, size) of the files after the first `done`, some at a time."""
-
-    def decode(path: Path) -> Tensor:
-        return v2.functional.resize(read_pixels(path, "RGB", upright=True), [size, size], antialias=True)
-
-    bar = tqdm(total=len(paths), initial=done, desc=f"decoding, {size} px", unit="image", leave=False)
-    with bar, ThreadPoolExecutor(machine.usable_cores()) as pool:
-        for start in range(done, len(paths), AT_ONCE):
-            if machine.stopping.is_set():
-                raise KeyboardInterrupt
-            some = paths[start : start + AT_ONCE]
-            yield torch.stack(list(pool.map(decode, some)))
-            bar.update(len(some))
