@@ -219,9 +219,52 @@ def kills() -> list[str]:
     ]
 
 
+def large_images() -> list[str]:
+    """Ways of looking at an image against squeezing it to the trained square, by network; the newest line of each."""
+    found: dict[str, dict[str, Row]] = {}
+    for line in lines_of("large_images.jsonl"):
+        found.setdefault(line["weights"], {})[line["way"]] = line
+    cells = []
+    for weights, by_way in found.items():
+        for way, line in by_way.items():
+            scores, base = (
+                (row["own_size"]["mean_iou"], *(row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")))
+                for row in (line, by_way[""])
+            )
+            changes = [f"{new:.4f}" + (f" ({new - old:+.4f})" if way else "") for new, old in zip(scores, base)]
+            seen = "held out" if line["held_out"] else "trained on"
+            cells.append((weights, f"`{way}`" if way else "squeezed", seen, *changes, f"{line['ms_per_image']:.0f}"))
+    header = ("network", "way", "images", "mean IoU at own size", "smallest third", "largest third", "ms per image")
+    return markdown(header, cells) if cells else ["Not measured yet."]
+
+
+def onnx() -> list[str]:
+    path = PUBLISHED / "onnx.json"
+    if not path.exists():
+        return ["Not measured yet."]
+    result = json.loads(path.read_text())
+    names = {"pytorch": f"PyTorch, {result['pytorch_precision']}"}
+    base = result["ways"]["float32"]["mean_iou"]
+    cells = [
+        (names.get(name, f"ONNX, {name.replace('_', ', ')}"), f"{way['mean_iou']:.4f}",
+         f"{way['mean_iou'] - base:+.4f}", f"{way['ms_per_image']:.1f}", f"{way['times_as_fast_as_float32']:.2f}x",
+         f"{way['megabytes']:.1f}" if way["megabytes"] else "-")
+        for name, way in result["ways"].items()
+    ]  # fmt: skip
+    header = ("network", "mean IoU", "against float32", "ms per image", "as fast as float32", "MB")
+    seen = "held out" if result["held_out"] else "also trained on"
+    return [
+        f"{result['weights']} at {result['image_size']} px, {result['images']} validation images ({seen}), on "
+        f"{result['machine']} ({result['threads']} threads).",
+        "",
+        *markdown(header, cells),
+    ]
+
+
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, agreement, memory,
+              large_images, onnx,
               kills, speed.speed, speed.machines, speed.gains, findings.compared, findings.answers,
               findings.labelled, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
