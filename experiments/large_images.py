@@ -43,7 +43,7 @@ def main() -> None:
 
 def validation_part(size: int) -> Split:
     """The images that VALIDATION_SHARE=0.1 keeps out of training, whatever share of the others is trained on."""
-    return divide(pets.load("trainval", size), SHARE, 1.0)[1]
+    return divide(pets.load("trainval", size), SHARE)[1]
 
 
 def facts_of(path: Path) -> dict[str, object]:

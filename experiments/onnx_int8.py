@@ -26,8 +26,7 @@ import predict
 from common import machine, settings
 from common.files import write_atomically
 from common.inference import as_input, logits_of
-from dataset.batches import divide
-from dataset.cache import Split
+from dataset.batches import Part, divide
 from experiments.large_images import SHARE, facts_of
 
 IMAGES = 368  # of the validation part, that are scored; it has 368
@@ -42,11 +41,11 @@ def main() -> None:
     machine.set_up(predict.THREADS)
     path = predict.chosen_weights()
     network, size = predict.load(path)
-    train_set, validation_set = divide(pets.load("trainval", size), SHARE, 1.0)
+    train_part, validation_set = divide(pets.load("trainval", size), SHARE)
     images, trimaps = validation_set.images[:IMAGES], validation_set.trimaps[:IMAGES]
     precision = machine.precision(predict.PRECISION)
     with tempfile.TemporaryDirectory() as folder:
-        files = written(network, size, Path(folder), train_set)
+        files = written(network, size, Path(folder), train_part)
         megabytes = {name: file.stat().st_size / 1e6 for name, file in files.items()}
         ways: dict[str, Way] = {name: session_of(file) for name, file in files.items()}
     network.to(machine.device())  # exporting left it on the CPU
@@ -73,15 +72,16 @@ def main() -> None:
     print(text)
 
 
-def written(network: torch.nn.Module, size: int, folder: Path, train_set: Split) -> dict[str, Path]:
+def written(network: torch.nn.Module, size: int, folder: Path, train_part: Part) -> dict[str, Path]:
     """The network's files of ONNX: what EXPORT writes, and both kinds of int8."""
     files = {name: folder / f"{name}.onnx" for name in ("float32", "int8_static", "int8_dynamic")}
     predict.export(network, size, files["float32"])
     prepared = folder / "prepared.onnx"  # shapes inferred, BatchNorm folded into convolutions
     quant_pre_process(files["float32"], prepared, skip_symbolic_shape=True)
-    chosen = train_set.images[:: max(1, len(train_set.images) // CALIBRATION)][:CALIBRATION]  # of all breeds
+    rows = train_part.rows[:: max(1, len(train_part.rows) // CALIBRATION)][:CALIBRATION]  # of all breeds
+    scales = Calibration(train_part.split.images[rows])
     kinds = {"weight_type": QuantType.QInt8, "per_channel": True}
-    quantize_static(prepared, files["int8_static"], Calibration(chosen), activation_type=QuantType.QUInt8, **kinds)
+    quantize_static(prepared, files["int8_static"], scales, activation_type=QuantType.QUInt8, **kinds)
     quantize_dynamic(prepared, files["int8_dynamic"], **kinds)
     return files
 
