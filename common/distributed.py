@@ -158,3 +158,9 @@ def gather(items: list) -> list:
     lists: list[list] = [[] for _ in range(ranks())]
     dist.all_gather_object(lists, items)
     return [item for each in lists for item in each]
+
+
+def wait_for_all() -> None:
+    """Returns when all ranks have come this far."""
+    if ranks() > 1:
+        dist.barrier()

@@ -84,6 +84,7 @@ def train_epochs(run: Run, end: int, train_epoch: Callable[[int], dict[str, obje
             pictures.save_curves(run.folder / "curves.png", run.history, run.name)
             machine.saving.clear()
         print(f"{run.name}:", ", ".join(f"{key} {value:.4g}" for key, value in run.history[-1].items()), flush=True)
+    distributed.wait_for_all()  # until all files are there
     print(f"{run.name}: {len(run.history)} epochs in {run.folder}")
 
 
