@@ -151,6 +151,13 @@ def any_rank(flag: bool) -> bool:
     return bool(flags)
 
 
+def own_generator(common: torch.Generator) -> torch.Generator:
+    """Random numbers for a rank's own images, where only these are drawn for, from those that all ranks share."""
+    if ranks() == 1:
+        return common
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=common)) + rank())
+
+
 def gather(items: list) -> list:
     """The lists of all ranks, one behind the other."""
     if ranks() == 1:
