@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.inference import logits_of
+from common import distributed
+from common.inference import batch_size_of, logits_of
 from common.trimap import BACKGROUND, BORDER, CLASSES, PET
 
 CONTOUR = 3  # px at 128 px a side; how near is "near the contour"
@@ -37,14 +38,17 @@ def soft_iou(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
 
 
 class IoULoss(nn.Module):
-    """-log of IoUMetric: 0 for a perfect prediction, and steep where little is found."""
+    """-log of IoUMetric: 0 for a perfect prediction, and steep where little is found.
+
+    Where several ranks train on parts of a batch, it is the whole batch's.
+    """
 
     def __init__(self, softmax: bool = False) -> None:
         super().__init__()
         self.softmax = softmax
 
     def forward(self, pred: Tensor, gt: Tensor) -> Tensor:
-        return -IoUMetric(pred, gt, self.softmax).log()
+        return -distributed.mean(IoUMetric(pred, gt, self.softmax)).log()
 
 
 def segmentation_loss(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
@@ -233,18 +237,20 @@ def evaluate(
     mirror: bool = False,
     own_trimap: Callable[[int], Tensor] | None = None,
 ) -> Evaluation:
-    """What the results of a network are computed from.
+    """What the results of a network are computed from; all ranks get it, and each computes its share.
 
     images: (N, 3, H, W), uint8; trimaps: (N, 1, H, W), integer; own_trimap: the trimap (1, h, w) of image number i at
     its own size, to which its logits are then brought bilinearly.
     """
-    parts, own, start = [], [], 0
-    for logits in logits_of(network, images, precision, mirror):
+    parts, own = [], []
+    start, end = distributed.share_of_batches(len(images), batch_size_of(images))
+    for logits in logits_of(network, images[start:end], precision, mirror):
         truth = trimaps[start : start + len(logits)].to(logits.device)
         parts.append(compare(logits, truth))
         own += [compare_at_own_size(one, own_trimap(start + i)) for i, one in enumerate(logits)] if own_trimap else []
         start += len(logits)
-    return Evaluation(*(torch.cat(tensors).cpu() for tensors in zip(*parts)), torch.stack(own) if own else None)
+    parts, own = distributed.gather([[tensor.cpu() for tensor in part] for part in parts]), distributed.gather(own)
+    return Evaluation(*(torch.cat(tensors) for tensors in zip(*parts)), torch.stack(own) if own else None)
 
 
 def compare(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
     python pretrain.py                        a small vision transformer, on the training images
     python pretrain.py NETWORK=segnet_dsc     SegNet itself, whose three output channels paint R, G and B
     python pretrain.py IMAGES=holidays        on a folder of photographs
+    torchrun --nproc-per-node=2 pretrain.py   by two processes that share each batch
 
     python train.py ENCODER=vit_tiny_patch16_224 ENCODER_WEIGHTS=FILE     puts the transformer under SegNet's decoder
     python train.py NETWORKS=segnet_dsc START_FROM=FILE                   goes on from the SegNet
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 import fetch_oxford_iiit_pets as pets
 import pretrained
 import segnet
-from common import checkpoints, machine, masking, pictures, results, settings, training
+from common import checkpoints, distributed, machine, masking, pictures, results, settings, training
 from common.files import write_atomically
 from common.masked_autoencoder import MaskedPainter, MaskedTransformer, check_divides, settle_statistics
 from common.optimizer import has_fused, parameter_groups
@@ -99,7 +100,7 @@ class Source(NamedTuple):
 
 
 def main() -> None:
-    machine.stop_on_signals()
+    machine.stop_on_signals(at_once=distributed.ranks() == 1)
     check_constants()
     machine.set_up(THREADS)
     try:
@@ -113,6 +114,7 @@ def check_constants() -> None:
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,201")
     settings.check(globals(), CHOICES, RANGES)
+    distributed.check_batch(BATCH_SIZE)
     if not RUN:
         raise UserError("RUN names the run's folder in outputs/pretrained; it can't be empty")
     if DECODER_WIDTH < 32 or DECODER_WIDTH % 32:
@@ -155,15 +157,18 @@ def pretrain(source: Source) -> None:
         run = Run(f"{NETWORK}, masked", folder, network, make_optimizer(network), random, [], about)
         defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
         training.resume(run, EPOCHS, PRECISION, FIXED, defaults)
+        learner = distributed.together(network)
 
         def one_epoch(epoch: int) -> dict[str, object]:
-            checkpoints.forget_before(folder, epoch - 1)
-            loss = train_epoch(network, run.optimizer, source, epoch, random)
+            if distributed.is_first():
+                checkpoints.forget_before(folder, epoch - 1)
+            loss = train_epoch(learner, run.optimizer, source, epoch, random)
             return {"loss": loss} | validate(network, source)
 
         training.train_epochs(run, EPOCHS[1], one_epoch)
         machine.saving.set()
-        save_picture(folder / "painted.png", network, source)
+        if distributed.is_first():
+            save_picture(folder / "painted.png", network, source)
         hand_over(folder / "pretrained.pt", network, source, about)
         machine.saving.clear()
         print(f"{folder / 'pretrained.pt'} is for train.py, painted.png shows what it paints")
@@ -191,7 +196,7 @@ def train_epoch(
     steps = max(1, len(source.training) // BATCH_SIZE)
 
     def step(batch: Tensor) -> Tensor:
-        value = painting_loss(network, batch, random)
+        value = painting_loss(network, batch, distributed.own_generator(random))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -201,6 +206,7 @@ def train_epoch(
         return LEARNING_RATE * training.up_and_down((epoch - first + share) / (end - first), WARM_UP)
 
     loss = training.train_steps(step, crops(source, steps, random), steps, optimizer, rate, epoch, CHECK_EVERY)
+    distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)
     return loss
 
@@ -210,7 +216,7 @@ def crops(source: Source, steps: int, random: torch.Generator) -> Iterator[tuple
     order = source.training[torch.randperm(len(source.training), generator=random)]
     for chosen in order.split(BATCH_SIZE)[:steps]:
         images = source.images.index_select(0, chosen).to(machine.device())
-        yield (augment.crop(images, pets.IMAGE_SIZE, CROP, random),)
+        yield (distributed.share(augment.crop(images, pets.IMAGE_SIZE, CROP, random)),)
 
 
 def whole(source: Source, chosen: Tensor) -> Iterator[Tensor]:
@@ -223,12 +229,12 @@ def whole(source: Source, chosen: Tensor) -> Iterator[Tensor]:
 def painting_loss(network: nn.Module, images: Tensor, random: torch.Generator) -> Tensor:
     """The loss of a batch under new masks."""
     painted, hidden = paint(network, images, random)
-    return masking.painting_loss(painted, images, hidden, network.side)
+    return masking.painting_loss(painted, images, hidden, distributed.alone(network).side)
 
 
 def paint(network: nn.Module, images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """All squares as the network paints them under new masks, and those masks."""
-    dtype, squares = machine.precision(PRECISION), (pets.IMAGE_SIZE // network.side) ** 2
+    dtype, squares = machine.precision(PRECISION), (pets.IMAGE_SIZE // distributed.alone(network).side) ** 2
     hidden = masking.random_masks(len(images), squares, HIDDEN, random).to(images.device)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return network(images, hidden, random), hidden
@@ -264,8 +270,9 @@ def hand_over(path: Path, network: nn.Module, source: Source, about: dict[str, o
     saved = found.state_dict()
     if NETWORK in segnet.NETWORKS:
         saved = {**about, **pretrained.SHAPE, "weights": saved}
-    write_atomically(path, lambda part: torch.save(saved, part))
+    if distributed.is_first():
+        write_atomically(path, lambda part: torch.save(saved, part))
 
 
 if __name__ == "__main__":
-    settings.run(main, pets)
+    distributed.run(main, pets)

@@ -4,6 +4,7 @@
     python test.py DATASET=toy                on drawn pets
     python test.py RUN=iou NETWORKS=segnet_dsc EPOCH=3        any constant, for one run
     python test.py WEIGHTS=segnet_dsc         published weights
+    torchrun --nproc-per-node=2 test.py       by two processes, each on its share of the images
 
 Every result is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
 """
@@ -21,7 +22,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, machine, pictures, published, results, settings
+from common import checkpoints, distributed, machine, pictures, published, results
 from common.cost import kept_bytes, multiply_adds
 from common.files import append_line, write_atomically
 from common.inference import logits_of
@@ -57,17 +58,17 @@ def main() -> None:
         raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
     loaded = [load(name) for name in tested_networks()]
     split = pets.load("test")
-    rows = [baseline(split)] if BASELINE else []
+    rows = [baseline(split)] if BASELINE and distributed.is_first() else []
     for network, about in loaded:
         network.to(machine.device(), memory_format=torch.channels_last)
         row, matrices = test_performance(network, about, split)
-        if EXAMPLES:
+        if EXAMPLES and distributed.is_first():
             show_examples(network, about["network"], split, matrices)
         rows.append(row)
         if about.get("row", {}).get("data") == row["data"]:
             print(f"{row['network']} as published: mean IoU {about['row']['mean_iou']:.4f}, here {row['mean_iou']:.4f}")
     print_table(rows)
-    for row in rows:
+    for row in rows if distributed.is_first() else ():
         if PUBLISH and is_published(row):
             continue  # the baseline, which every test computes anew
         append_line(results_path(), json.dumps(row))
@@ -118,7 +119,7 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     seconds = time.perf_counter() - start
     row = facts_of(about) | {"test_images": len(split.images)}
     row |= results_of(found, split)
-    if USE_TORCHMETRICS:
+    if USE_TORCHMETRICS and distributed.is_first():
         row |= from_torchmetrics(network, split)
     row |= {
         "parameters": count_parameters(network),
@@ -160,7 +161,7 @@ def own_trimap_of(split: Split) -> Callable[[int], Tensor]:
 def of_all_legs(about: dict[str, object]) -> dict[str, object]:
     """Machine, commit, command and so on of a checkpoint's training; where its legs differ, those of each."""
     legs = about.get("legs") or [about]  # version 1 kept one
-    keys = ("machine", "threads", "torch", "commit", "command")
+    keys = ("machine", "ranks", "threads", "torch", "commit", "command")
     by_leg = {key: list(dict.fromkeys(leg.get(key) for leg in legs)) for key in keys}
     return {key: found[0] if len(found) == 1 else ", then ".join(map(str, found)) for key, found in by_leg.items()}
 
@@ -267,4 +268,4 @@ def is_published(row: dict[str, object]) -> bool:
 
 
 if __name__ == "__main__":
-    settings.run(main, pets)
+    distributed.run(main, pets)

@@ -3,6 +3,7 @@
 python train.py                           both networks, five epochs
 python train.py DATASET=toy               on drawn pets, without the download
 python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
+torchrun --nproc-per-node=2 train.py      by two processes that share each batch
 """
 
 import math
@@ -16,7 +17,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, machine, results, settings, training
+from common import checkpoints, distributed, machine, results, settings, training
 from common.optimizer import has_fused, parameter_groups
 from common.settings import UserError
 from common.training import Run
@@ -93,7 +94,7 @@ ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, 
 
 
 def main() -> None:
-    machine.stop_on_signals()
+    machine.stop_on_signals(at_once=distributed.ranks() == 1)
     check_constants()
     machine.set_up(THREADS)
     train_sets = {}
@@ -112,6 +113,7 @@ def check_constants() -> None:
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
     settings.check(globals(), CHOICES, RANGES)
+    distributed.check_batch(BATCH_SIZE)
     if not RUN:
         raise UserError("RUN names the run's folder in outputs; it can't be empty")
     if not ENCODER and (SKIP_FEATURES or ENCODER_WEIGHTS):
@@ -153,10 +155,11 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
         run = Run(name, folder, network, make_optimizer(network), random, [], about)
         defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
         training.resume(run, EPOCHS, PRECISION, FIXED, defaults)
+        learner = distributed.together(network)
 
         def one_epoch(epoch: int) -> dict[str, object]:
             size = size_in(epoch)
-            loss = train_epoch(network, run.optimizer, train_sets[size], epoch, random)
+            loss = train_epoch(learner, run.optimizer, train_sets[size], epoch, random)
             return {"size": size, "loss": loss} | validate(network, validation_set)
 
         training.train_epochs(run, EPOCHS[1], one_epoch)
@@ -214,7 +217,7 @@ def train_epoch(
 ) -> float:
     """One pass over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()
-    for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
+    for module in pretrained.encoder_of(distributed.alone(network)) if FREEZE_ENCODER else ():
         module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
     steps = steps_in(split, BATCH_SIZE)
@@ -227,6 +230,7 @@ def train_epoch(
         return LEARNING_RATE * rate_at((epoch - first + share) / (end - first), epoch)
 
     loss = training.train_steps(step, batches(split, BATCH_SIZE, random), steps, optimizer, rate, epoch, CHECK_EVERY)
+    distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)
     return loss
 
@@ -265,4 +269,4 @@ def validate(network: nn.Module, split: Split) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    settings.run(main, pets, augment)
+    distributed.run(main, pets, augment)

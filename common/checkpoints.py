@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import files, machine
+from common import distributed, files, machine
 from common.files import clear_parts, load_file, write_atomically
 from common.settings import UserError
 
@@ -162,11 +162,13 @@ def write_history(folder: Path, history: list[dict[str, object]]) -> None:
 
 
 def lock(folder: Path) -> contextlib.AbstractContextManager:
-    """Takes the folder for this process until it ends, and clears it of files that a killed one left half-written.
+    """Takes the folder for this run until it ends, and clears it of files that a killed one left half-written.
 
     Raises UserError if another process has it, or if nothing can be written there. Windows, and file systems that
     know no locks, go without.
     """
+    if not distributed.is_first():
+        return contextlib.nullcontext()
     try:
         locked = files.lock(folder / "lock")
     except BlockingIOError as error:

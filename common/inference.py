@@ -14,6 +14,11 @@ def as_input(images: Tensor, device: torch.device) -> Tensor:
     return images.float().div_(255)
 
 
+def batch_size_of(images: Tensor) -> int:
+    """How many of them are predicted at a time."""
+    return max(1, PIXELS // (images.shape[-2] * images.shape[-1]))
+
+
 @torch.inference_mode()
 def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, mirror: bool = False) -> Iterator[Tensor]:
     """Logits (B, 3, H, W), float32, batch by batch, of images (N, 3, H, W), uint8.
@@ -21,9 +26,8 @@ def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, mirror
     mirror: the mean of the probabilities of an image and of its mirror image, as logits.
     """
     network.eval()
-    batch_size = max(1, PIXELS // (images.shape[-2] * images.shape[-1]))
     device = next(network.parameters()).device
-    for batch in images.split(batch_size):
+    for batch in images.split(batch_size_of(images)) if len(images) else ():
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits = network(as_input(batch, device)).float()
             if mirror:

@@ -42,10 +42,10 @@ def set_up(threads: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """0: one for each core that this process may use. Raises UserError for less."""
+    """0: one for each core that this process may use, fewer where torchrun has several use them. Raises UserError."""
     if threads < 0:
         raise UserError(f"THREADS={threads}: 0 for one per core, or how many")
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def usable_cores() -> int:
@@ -91,8 +91,10 @@ def keep_freed_memory() -> None:
     mallopt(m_top_pad, 2**28)
 
 
-def stop_on_signals() -> None:
+def stop_on_signals(at_once: bool = True) -> None:
     """Has SIGTERM stop like Ctrl-C: at once, or after an epoch that is being saved, at the next step.
+
+    at_once: False where every stop waits for the next step, to be agreed on with other processes.
 
     A KeyboardInterrupt that is raised while Python cleans an object up is printed and lost; matplotlib, which draws
     the curves, has much to clean up.
@@ -100,7 +102,7 @@ def stop_on_signals() -> None:
 
     def stop(*_: object) -> None:
         stopping.set()
-        if not saving.is_set():
+        if at_once and not saving.is_set():
             raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -204,7 +206,9 @@ def command() -> str:
     script = Path(sys.argv[0])
     is_experiment = script.resolve().parent == REPOSITORY / "experiments"
     program = f"-m experiments.{script.stem}" if is_experiment else script.name
-    return " ".join(["python", program, *sys.argv[1:]])
+    each, machines = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
+    launcher = f"torchrun --nnodes={machines} --nproc-per-node={each}" if machines * each > 1 else "python"
+    return " ".join([launcher.replace(" --nnodes=1 ", " "), program, *sys.argv[1:]])
 
 
 def about() -> dict[str, object]:

@@ -123,7 +123,8 @@ def positions(grid: tuple[int, int], width: int) -> Tensor:
 @torch.no_grad()
 def settle_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Gives BatchNorm layers the mean and variance of whole images; those of masked ones are others."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    norms = [module for module in network.modules() if isinstance(module, kinds)]
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import checkpoints, machine, pictures
+from common import checkpoints, distributed, machine, pictures
 from common.settings import UserError
 
 
@@ -41,6 +41,7 @@ def resume(
     if first > done + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {run.folder} has {done} epochs")
     leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(precision)}
+    leg["ranks"] = distributed.ranks()
     legs = state.get("legs", []) if state else []
     run.about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
     if state or 1 in checkpoints.epochs_in(run.folder):  # a kill in the first save leaves an epoch without a state
@@ -49,7 +50,8 @@ def resume(
         checkpoints.check_same_run(run.folder, was, now, defaults, new_leg=first == done + 1 > 1)
     if state:
         checkpoints.restore(state, run.network, run.optimizer, run.random)
-        checkpoints.write_history(run.folder, run.history)  # where a kill came between the state and its table
+        if distributed.is_first():
+            checkpoints.write_history(run.folder, run.history)  # where a kill came between the state and its table
         print(f"going on after epoch {done} in {run.folder}")
 
 
@@ -76,11 +78,13 @@ def train_epochs(run: Run, end: int, train_epoch: Callable[[int], dict[str, obje
         start = time.perf_counter()
         row = {"epoch": epoch} | train_epoch(epoch)
         run.history.append(row | {"seconds": time.perf_counter() - start})
-        machine.saving.set()
-        checkpoints.save(run.folder, run.network, run.optimizer, run.random, run.history, run.about)
-        pictures.save_curves(run.folder / "curves.png", run.history, run.name)
-        machine.saving.clear()
+        if distributed.is_first():
+            machine.saving.set()
+            checkpoints.save(run.folder, run.network, run.optimizer, run.random, run.history, run.about)
+            pictures.save_curves(run.folder / "curves.png", run.history, run.name)
+            machine.saving.clear()
         print(f"{run.name}:", ", ".join(f"{key} {value:.4g}" for key, value in run.history[-1].items()), flush=True)
+    distributed.wait_for_all()  # until all files are there
     print(f"{run.name}: {len(run.history)} epochs in {run.folder}")
 
 
@@ -101,11 +105,11 @@ def train_steps(
     losses = torch.zeros(steps, device=machine.device())
     with tqdm(total=steps, desc=f"epoch {epoch}", unit="step", leave=False) as bar:
         for number, batch in enumerate(batches):
-            if machine.stopping.is_set():
+            if distributed.any_rank(machine.stopping.is_set()):
                 raise KeyboardInterrupt
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * rate(number / steps)
-            losses[number] = step(*batch)
+            losses[number] = distributed.mean(step(*batch))
             if number % check_every == 0 or number == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses[: number + 1], epoch):.3f}")
             bar.update()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common import machine
+from common import distributed, machine
 from common.settings import UserError
 from dataset import augment
 from dataset.cache import Pair, Split
@@ -79,7 +79,7 @@ def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Ite
     trimaps (B, 1, H, W), long.
 
     A batch is a choice of rows, and no others are read. An accelerator keeps all images, so that nothing has to wait,
-    unless they are more than KEPT_ON_DEVICE.
+    unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
     """
     device, part = machine.device(), all_of(part)
     images, trimaps = part.split.images, part.split.trimaps
@@ -88,5 +88,5 @@ def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Ite
     order = part.rows[torch.randperm(len(part.rows), generator=random)].to(images.device)
     for chosen in order.split(batch_size)[: steps_in(part, batch_size)]:
         batch = (x.index_select(0, chosen).to(device, non_blocking=True) for x in (images, trimaps))
-        augmented, labels = augment.augment(*batch, random)
-        yield augmented, labels.long()
+        augmented, labels = augment.augment(*batch, random)  # on each rank of all, so that none depends on the ranks
+        yield distributed.share(augmented), distributed.share(labels).long()

@@ -8,6 +8,7 @@ share what is, and neither takes memory that the system could not take back.
 import contextlib
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import distributed
 from common.files import lock
 from common.machine import say_once
 from common.settings import UserError
@@ -46,6 +48,8 @@ def written(path: Path, key: str, shape: tuple[int, ...], blocks: Callable[[int]
     blocks: makes the rows (n, ...) after the first so many, some at a time. What it raises is handed on; a part that
     it was interrupted in stays, to be gone on with. Raises UserError where there is no space or no permission.
     """
+    if not distributed.is_first():
+        time.sleep(1)  # the first, whose progress is seen, is to be the one
     try:
         locked = lock(path.with_suffix(".lock"))
     except BlockingIOError:

@@ -1,0 +1,226 @@
+"""Two real processes that train and test as one: against one process, killed, stopped, and with a fault in only one."""
+
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from common import distributed
+from common.checkpoints import load_file
+from common.settings import UserError
+
+TOY = ("DATASET=toy", "IMAGE_SIZE=32", "THREADS=1", "NETWORKS=segnet_dsc")
+QUICK = (*TOY, "SIZES=1", "BATCH_SIZE=16")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+MOST = 30  # seconds that anything may take to end
+
+
+@pytest.fixture
+def processes():
+    """Those that are put in here are killed after the test."""
+    found = []
+    yield found
+    for process in found:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path, processes):
+    """start("train.py", "RUN=a", ...) -> two ranks, begun as torchrun would, but without its process."""
+
+    def run(program, *arguments, **options):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        constants = TOY if program == "test.py" else QUICK
+        command = [sys.executable, program, f"OUTPUTS={tmp_path}", *constants, *arguments]
+        for rank in ("0", "1"):
+            environment = os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)}
+            processes.append(subprocess.Popen(command, env=environment, **options))
+        return processes[-2:]
+
+    return run
+
+
+@pytest.fixture
+def torchrun(tmp_path, processes):
+    """torchrun("RUN=a", ...) -> torchrun's process, with train.py in two ranks."""
+
+    def run(*arguments):
+        command = [*TORCHRUN, "train.py", f"OUTPUTS={tmp_path}", *QUICK, *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        processes.append(subprocess.Popen(command, **pipes))
+        return processes[-1]
+
+    return run
+
+
+def ended(ranks, *codes):
+    """What the ranks said, line by line, after they have ended with these codes, and no traceback."""
+    said = [rank.communicate(timeout=200) for rank in ranks]
+    assert tuple(rank.returncode for rank in ranks) == codes, said
+    lines = [line for _, errors in said for line in errors.replace("\r", "\n").splitlines()]
+    assert "Traceback" not in "".join(lines), lines
+    return [
+        line for line in lines if line.strip() and "step" not in line.partition(":")[2][:60] and "image/s" not in line
+    ]
+
+
+def ranks_of(process):
+    """The numbers of the processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    rank = {}
+    for child in map(int, children):
+        settings = dict(
+            entry.split("=", 1) for entry in Path(f"/proc/{child}/environ").read_text().split("\0") if entry
+        )
+        rank[int(settings["RANK"])] = child
+    return rank
+
+
+def wait_for(path, *processes):
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.005)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def whole_epochs(files):
+    """Complete epochs by the state; raises at a damaged file of a final name."""
+    for path in files.glob("[!.]*.pt"):
+        load_file(path)
+    return len(load_file(files / "state.pt")["history"]) if (files / "state.pt").exists() else 0
+
+
+def test_ranks_do_what_one_process_does(start):
+    """tests/ranks_program.py compares, on both ranks."""
+    ranks = start("tests/ranks_program.py")
+    ended(ranks, 0, 0)
+
+
+def test_ranks_leave_one_set_of_files_and_others_go_on_with_them(start, script, tmp_path):
+    files = tmp_path / "toy/default/segnet_dsc"
+    assert not ended(start("train.py", "EPOCHS=1,2"), 0, 0)
+    assert {path.name for path in files.iterdir()} == {"epoch_01.pt", "state.pt", "history.csv", "curves.png", "lock"}
+    assert "going on after epoch 1" in script("train.py", *QUICK, "EPOCHS=2,3")
+    assert not ended(start("train.py", "EPOCHS=3,4"), 0, 0)
+    legs = load_file(files / "state.pt")["legs"]
+    assert [leg["ranks"] for leg in legs] == [2, 1, 2]
+    assert [leg["command"].partition(" train.py")[0] for leg in legs] == ["torchrun --nproc-per-node=2", "python",
+                                                                          "torchrun --nproc-per-node=2"]  # fmt: skip
+    script("test.py", *TOY)
+    assert not ended(start("test.py"), 0, 0)
+    lines = (tmp_path / "toy/results.jsonl").read_text().splitlines()
+    rows = [{k: v for k, v in json.loads(line).items() if k not in ("test_seconds", "test_command")} for line in lines]
+    assert len(rows) == 4 and rows[1]["network"] == "segnet_dsc" and rows[1]["ranks"] == "2, then 1"
+    assert rows[:2] == rows[2:]
+
+
+def test_a_killed_rank_ends_the_other_which_says_so(start, tmp_path):
+    files = tmp_path / "toy/default/segnet_dsc"
+    ranks = start("train.py", "EPOCHS=1,500")
+    wait_for(files / "state.pt", *ranks)
+    ranks[1].kill()
+    begin = time.monotonic()
+    (line,) = ended(ranks, 1, -signal.SIGKILL)
+    assert time.monotonic() - begin < MOST
+    assert line.startswith("error: another rank was killed")
+    assert whole_epochs(files) >= 1
+
+
+def test_a_batch_that_cannot_be_divided(monkeypatch):
+    monkeypatch.setattr(distributed, "ranks", lambda: 3)
+    distributed.check_batch(6)
+    with pytest.raises(UserError, match="BATCH_SIZE=8 can't be divided among 3 ranks: give a multiple of 3"):
+        distributed.check_batch(8)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 24, 25, 101])
+def test_shares_of_a_split_are_whole_batches_and_all_of_them(monkeypatch, n):
+    for ranks in (1, 2, 3, 7):
+        monkeypatch.setattr(distributed, "ranks", lambda ranks=ranks: ranks)
+        shares = []
+        for rank in range(ranks):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            shares.append(distributed.share_of_batches(n, 5))
+        assert [i for first, past in shares for i in range(first, past)] == list(range(n))
+        assert all(first % 5 == 0 or first == n for first, _ in shares)
+        sizes = [past - first for first, past in shares]
+        assert max(sizes) - min(sizes) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_torchrun_ends_soon_with_one_line_of_ours(torchrun, tmp_path, kind, rank):
+    files = tmp_path / "toy/default/segnet_dsc"
+    process = torchrun("EPOCHS=1,500")
+    wait_for(files / "state.pt", process)
+    children = ranks_of(process)
+    os.kill(children[rank], kind)
+    begin = time.monotonic()
+    _, said = process.communicate(timeout=2 * MOST)
+    assert time.monotonic() - begin < MOST
+    assert process.returncode == 1
+    assert not any(Path(f"/proc/{child}").exists() for child in children.values())
+    line = "error: another rank was killed" if kind == signal.SIGKILL else "stopped; the same command goes on"
+    assert said.count(line) == 1
+    assert whole_epochs(files) >= 1
+    assert not list(files.glob(".*.part*")) or kind == signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_is_told_once_and_ends_both(start, tmp_path):
+    def limit():  # stands for a full disk: the first rank alone writes files
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
+
+    (line,) = ended(start("train.py", "EPOCHS=1,3", preexec_fn=limit), 1, 1)
+    assert "epoch_01.pt could not be written" in line
+    for wrong in ("LEARNING_RATE=1e6", "BATCH_SIZE=15", "EPOCH=1,2"):  # on both
+        (line,) = ended(start("train.py", "EPOCHS=1,3", f"RUN={wrong[:5]}", wrong), 1, 1)
+        assert line.startswith("error: ")
+        assert wrong in line or "not finite" in line
+
+
+@pytest.mark.slow
+def test_killed_ten_times_under_torchrun_nothing_is_lost(torchrun, tmp_path):
+    """One of the ranks, in turns, half of the times while the first writes."""
+    moments, lost, killed, run, newest = random.Random(0), 0, 0, 0, 0
+    assert torchrun("RUN=whole", "EPOCHS=1,7").wait() == 0
+    expected = load_file(tmp_path / "toy/whole/segnet_dsc/epoch_06.pt")["weights"]
+    while killed < 10:
+        files = tmp_path / "toy" / f"killed{run}" / "segnet_dsc"
+        process = torchrun(f"RUN=killed{run}", "EPOCHS=1,7")
+        wait_for(files / f"epoch_{newest + 1:02d}.pt", process)
+        time.sleep(moments.uniform(0, 0.5))
+        while killed % 2 and process.poll() is None and not list(files.glob(".*.part.*")):
+            pass
+        if process.poll() is None and (children := ranks_of(process)).keys() == {0, 1}:
+            os.kill(children[killed // 2 % 2], signal.SIGKILL)
+            killed += 1
+        begin = time.monotonic()
+        process.communicate(timeout=2 * MOST)
+        assert process.returncode == 0 or time.monotonic() - begin < MOST
+        epochs = whole_epochs(files)
+        lost += epochs < newest
+        newest = epochs
+        if newest == 6:
+            lost += not same(load_file(files / "epoch_06.pt")["weights"], expected)
+            run, newest = run + 1, 0
+    assert lost == 0
