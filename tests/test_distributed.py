@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+import pretrained
+import segnet
 from common import distributed
 from common.checkpoints import load_file
 from common.settings import UserError
@@ -163,6 +165,18 @@ def test_shares_of_a_split_are_whole_batches_and_all_of_them(monkeypatch, n):
         assert all(first % 5 == 0 or first == n for first, _ in shares)
         sizes = [past - first for first, past in shares]
         assert max(sizes) - min(sizes) < 10
+
+
+@pytest.mark.parametrize("name", [*segnet.NETWORKS, "segnet_lite0"])
+@pytest.mark.parametrize("skips", [True, False])
+def test_every_parameter_takes_part_in_a_step(name, skips):
+    """Ranks wait for the gradient of each that learns."""
+    encoder = pretrained.LITE0 if name == "segnet_lite0" else ""
+    if skips and not encoder:
+        return
+    network = pretrained.build(name, **pretrained.SHAPE | {"encoder": encoder, "skips": skips})
+    network(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 @pytest.mark.slow
