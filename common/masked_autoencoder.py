@@ -110,7 +110,7 @@ def check_divides(size: int, side: int) -> None:
     """Raises UserError, with the next sizes that will do, unless an image is several squares wide."""
     if size % side or size < 2 * side:
         near = sorted({max(2, size // side) * side, max(2, size // side + 1) * side})
-        raise UserError(f"IMAGE_SIZE={size} is not divided by squares of {side} px; {' and '.join(map(str, near))} are")
+        raise UserError(f"IMAGE_SIZE={size} can't be cut into squares of {side} px; {' and '.join(map(str, near))} can")
 
 
 def positions(grid: tuple[int, int], width: int) -> Tensor:
