@@ -27,6 +27,7 @@ from common.files import REPOSITORY, write_atomically
 from common.settings import UserError
 from common.trimap import CLASSES
 from dataset.cache import read_pixels
+from dataset.photographs import SUFFIXES
 
 # What is done
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/, or else the best published
@@ -39,7 +40,6 @@ MIRROR = True  # False: half the time, and a little less exact
 INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the network was trained
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well, for small pets in large images
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
 THUMBNAIL = 160  # px, the longer side on a contact sheet
 EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
 RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code

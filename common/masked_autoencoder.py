@@ -48,9 +48,9 @@ class MaskedTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.paint = nn.Linear(width, 3 * self.side**2)
         self.register_buffer("places", positions((size // self.side,) * 2, width)[None], persistent=False)
-        if machine.device().type == "cpu":
-            for module in self.modules():
-                module.fused_attn = False  # timm's: for so few tokens the fused one takes a third longer there
+        for module in self.modules():
+            if hasattr(module, "fused_attn") and machine.device().type == "cpu":
+                module.fused_attn = False  # of timm's attention: for so few tokens the fused one takes a third longer
         self.begin()
 
     def begin(self) -> None:
@@ -107,9 +107,10 @@ class MaskedPainter(nn.Module):
 
 
 def check_divides(size: int, side: int) -> None:
+    """Raises UserError, with the next sizes that will do, unless an image is several squares wide."""
     if size % side or size < 2 * side:
         near = sorted({max(2, size // side) * side, max(2, size // side + 1) * side})
-        raise UserError(f"IMAGE_SIZE={size} is not divided by squares of {side} px; {' and '.join(map(str, near))} are")
+        raise UserError(f"IMAGE_SIZE={size} can't be cut into squares of {side} px; {' and '.join(map(str, near))} can")
 
 
 def positions(grid: tuple[int, int], width: int) -> Tensor:

@@ -14,6 +14,7 @@ import fetch_oxford_iiit_pets as pets
 from common import checkpoints, machine, results, settings
 from common.files import append_line
 from experiments import trials
+from experiments.findings import markdown
 from experiments.tasks import changed
 
 NAMES = ("all",)  # what is tried, of TRIED
@@ -77,6 +78,25 @@ def add(line: dict[str, object]) -> None:
     line |= {"version": results.VERSION, "data": pets.data_name()}
     append_line(pets.published_folder() / "pretraining.jsonl", json.dumps(line))
     print(json.dumps(line), flush=True)
+
+
+def pretraining() -> list[str]:
+    """A table of all lines: after which pretraining, how much the labels have taught."""
+    lines, cells = results.lines_of("pretraining.jsonl"), []
+    for line in lines:
+        if line["kind"] == "labels":
+            of = dict(argument.split("=", 1) for argument in line["arguments"].split())
+            before = "-"
+            for earlier in lines:
+                if earlier["kind"] == "pretraining" and earlier["name"] == line["pretraining"]:
+                    before = f"{earlier['train_images']} images, {earlier['epochs']} epochs, "
+                    before += f"loss {earlier['validation_loss']:.3f}"
+            epochs = int(of["EPOCHS"].split(",")[1]) - 1
+            found = (f"{line[f'validation_{name}']:.4f}" for name in ("pixel_accuracy", "mean_iou", "border_iou"))
+            cells.append((line["name"], of["IMAGE_SIZE"], before, of["TRAIN_IMAGES"], epochs, of["SEED"], *found))
+    header = ("network", "px", "pretraining", "labelled images", "epochs", "seed", "pixel accuracy", "mean IoU",
+              "border IoU")  # fmt: skip
+    return markdown(header, cells)
 
 
 if __name__ == "__main__":
