@@ -108,12 +108,12 @@ def build(networks: list[str], find: Find, examples: list[Path], folder: Path) -
     shown = {"interactive": False, "buttons": ["fullscreen", "download"], **size}  # no button that shares it
     with gr.Blocks(title="Pets cut out", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
         gr.Markdown("# Pets cut out\nA photograph of a cat or a dog in, the pet on transparent ground out.")
+        said = gr.Markdown(elem_classes="said")
         with gr.Row():
             camera = gr.WebcamOptions(mirror=False)
             photograph = gr.Image(label="Photograph", type="filepath", webcam_options=camera, **size)
             overlay = gr.Image(label="Overlay: the pet in orange, its border in white", **shown)
             cut = gr.Image(label="Cut-out", elem_classes="chequered", **shown)
-        said = gr.Markdown(elem_classes="said")
         with gr.Row(equal_height=True):
             network = gr.Dropdown(networks, value=networks[0], label="Network", min_width=320)
             soft = gr.Slider(0, 1, cutout.SOFT, step=0.05, label="Softness of the edge", min_width=320)
