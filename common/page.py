@@ -88,22 +88,7 @@ def build(networks: list[str], find: Find, examples: list[Path], folder: Path) -
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     gr = import_gradio()
-    found = functools.lru_cache(REMEMBERED)(find)  # so that the slider runs no network
-
-    def look(photograph: str | None, network: str, soft: float) -> tuple[str | None, ...]:
-        """Files of the overlay, of the cut-out, of the cut-out once more to be downloaded; and what went wrong."""
-        if not photograph:
-            return None, None, None, ""
-        try:
-            pixels, probabilities = found(Path(photograph), network)
-        except UserError as error:
-            return None, None, None, str(error).replace(photograph, Path(photograph).name)
-        target = Path(tempfile.mkdtemp(dir=folder), Path(photograph).stem)  # new each time, so no browser shows an old
-        over, cut = target.with_name(f"{target.name}_overlay.jpg"), target.with_name(f"{target.name}_cutout.png")
-        cutout.save(cutout.overlay(pixels, cutout.labels_of(probabilities)), over)
-        cutout.save(cutout.cut_out(pixels, probabilities, soft), cut)
-        return str(over), str(cut), str(cut), ""
-
+    remembering = functools.lru_cache(REMEMBERED)(find)  # so that the slider runs no network
     size = {"height": 360, "min_width": 320}  # px
     shown = {"interactive": False, "buttons": ["fullscreen", "download"], **size}  # no button that shares it
     with gr.Blocks(title="Pets cut out", analytics_enabled=False, delete_cache=(60, KEPT)) as blocks:
@@ -123,7 +108,7 @@ def build(networks: list[str], find: Find, examples: list[Path], folder: Path) -
         photograph.preprocess = lambda file: file and file.path
         gr.on(
             [photograph.change, network.change, soft.change],
-            look,
+            functools.partial(look, remembering, folder),
             [photograph, network, soft],
             [overlay, cut, download, said],
             trigger_mode="always_last",
@@ -131,3 +116,20 @@ def build(networks: list[str], find: Find, examples: list[Path], folder: Path) -
             api_name="look",
         )
     return blocks
+
+
+def look(
+    find: Find, folder: Path, photograph: str | None, network: str, soft: float
+) -> tuple[str | None, str | None, str | None, str]:
+    """Files of the overlay, of the cut-out, and of the cut-out once more to be downloaded; and what went wrong."""
+    if not photograph:
+        return None, None, None, ""
+    try:
+        pixels, probabilities = find(Path(photograph), network)
+    except UserError as error:
+        return None, None, None, str(error).replace(photograph, Path(photograph).name)
+    target = Path(tempfile.mkdtemp(dir=folder), Path(photograph).stem)  # new each time, so no browser shows an old one
+    overlay, cut = target.with_name(f"{target.name}_overlay.jpg"), target.with_name(f"{target.name}_cutout.png")
+    cutout.save(cutout.overlay(pixels, cutout.labels_of(probabilities)), overlay)
+    cutout.save(cutout.cut_out(pixels, probabilities, soft), cut)
+    return str(overlay), str(cut), str(cut), ""
