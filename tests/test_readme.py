@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from common import results
-from experiments import tables
+from experiments import scaling, tables
 
 TEXTS = {name: (ROOT / name).read_text() for name in tables.DOCUMENTS}
 
@@ -72,3 +72,26 @@ def test_measurements_name_machine_commit_and_command(name):
     measured = json.loads((results.PUBLISHED / name).read_text())
     for entry in measured if isinstance(measured, list) else [measured]:
         assert entry["commit"] and entry["machine"] and entry["command"].startswith("python ")
+
+
+def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
+    """Before anything has been measured they say so; 8 images in 400 ms, of which 40 average, are 90 ms each."""
+    measured = {"ranks": 2, "steps": 3, "repeats": 2, "machine": "M", "all_reduce_ms": {"segnet": 40.0},
+                "images_per_second": {"segnet": {"128": {"one": [10.0, 12.0], "ranks": [20.0, 20.0]}}},
+                "trained": {"network": "segnet_dsc", "image_size": 64},
+                "mean_iou": {"one": [0.5], "ranks": [0.52]}}  # fmt: skip
+    turn = {"start_seconds": 3.0, "pass_seconds": 2.0, "images_per_second": 60.0}
+    turns = {"one": turn | {"memory_mib": [{"own": 1500, "mapped": 9}]},
+             "ranks": turn | {"memory_mib": [{"own": 7, "mapped": 9}, {"own": 8, "mapped": 5}]}}  # fmt: skip
+    larger = {"sets": [{"images": 7200, "decode_seconds": 90, **turns}], "image_size": 128, "ranks": 2, "steps": 3,
+              "machine": "M", "memory_limit": 2**31, "decoding": {"one thread": 99.6}}  # fmt: skip
+    for found, ranks, scale in ((None, "Not measured yet", "Not measured yet"), (measured, "2 ranks", "2.0 GiB")):
+        files = {"ranks.json": found, "scale_limited.json": found and larger}
+        monkeypatch.setattr(scaling, "read", files.get)
+        assert ranks in "".join(scaling.ranks()) and scale in scaling.scale()[0]
+    assert "| segnet | 128 | 11.0 | 20.0 | 1.82 (1.67 to 2.00) |" in scaling.ranks()
+    assert "+0.0200" in scaling.ranks()[-1]
+    rows = scaling.scale()
+    assert "| 7,200 | 1.5 | one process | 3.0 | 2.0 | 60.0 | 2.0 | 1,500 | 9 |" in rows
+    assert "| 7,200 | 1.5 | 2 ranks of one thread | 3.0 | 2.0 | 60.0 | 2.0 | 7 + 8 | 9 |" in rows
+    assert "| segnet | 128 | 8 | 70 ms | 90 ms | 7.0 |" in scaling.how_far()
