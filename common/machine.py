@@ -35,6 +35,7 @@ def accelerator() -> ModuleType | None:
 
 def set_up(threads: int) -> None:
     """Threads (0: one per core), TF32 on a GPU, and an allocator that keeps what it has."""
+    commit()
     set_threads(threads)
     if accelerator():
         torch.set_float32_matmul_precision("high")
@@ -189,8 +190,12 @@ def vectors() -> str:
     return next((f", {kind}" for key, kind in kinds.items() if has.get(key)), "")
 
 
+@functools.cache
 def commit(folder: Path = REPOSITORY) -> str:
-    """The checkout's commit, with a + if its code differs from it; "" outside a git checkout."""
+    """The checkout's commit, with a + if its code differs from it; "" outside a git checkout.
+
+    As it was when a process asked first: `set_up` does, before a commit can come in between.
+    """
     git = ["git", "-C", str(folder)]
     code = [".", ":!outputs"]  # rows of results that are added there change no result
     try:
