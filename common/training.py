@@ -38,6 +38,8 @@ def resume(
     state = checkpoints.read_state(run.folder)
     run.history[:] = state["history"] if state else []
     done, (first, end) = len(run.history), epochs
+    if len(set(distributed.gather([done]))) > 1:
+        raise UserError(f"ranks find different epochs in {run.folder}: OUTPUTS has to be one that all machines see")
     if first > done + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {run.folder} has {done} epochs")
     leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(precision)}
