@@ -7,11 +7,14 @@ float16; they are float32 again in the network that they are loaded into.
 """
 
 import difflib
+import importlib.util
 from pathlib import Path
 
 from torch import Tensor
 
+from common.encoder_weights import VGG
 from common.files import load_file
+from common.machine import say_once
 from common.results import PUBLISHED
 from common.settings import UserError
 
@@ -52,8 +55,19 @@ def path_of(name: str) -> Path:
 
 
 def best() -> Path | None:
-    """The file whose row has the highest mean IoU; None if there is no file. Raises UserError for a damaged one."""
-    return max((FOLDER / f"{name}.pt" for name in names()), key=mean_iou, default=None)
+    """The file whose row has the highest mean IoU; None if there is no file. Raises UserError for a damaged one.
+
+    Where timm is not installed, of those that need none.
+    """
+    ranked = sorted((FOLDER / f"{name}.pt" for name in names()), key=mean_iou, reverse=True)
+    usable = [path for path in ranked if not needs_timm(path) or importlib.util.find_spec("timm")]
+    if ranked and ranked[0] not in usable:
+        say_once(f"the best published network is {ranked[0].stem}, which needs timm: pip install timm")
+    return usable[0] if usable else None
+
+
+def needs_timm(path: Path) -> bool:
+    return load_file(path, mmap=True).get("encoder") not in (None, "", VGG)
 
 
 def mean_iou(path: Path) -> float:

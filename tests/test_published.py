@@ -78,6 +78,16 @@ def test_predict_takes_the_newest_trained_or_else_the_best_published(script, tmp
     assert "own" in script("predict.py", image, "THREADS=1").splitlines()[0]
 
 
+def test_without_timm_the_best_is_of_those_that_need_none(script, weights_folder, monkeypatch):
+    write_published(weights_folder, "segnet_dsc", 0.7)
+    write_published(weights_folder, "segnet", 0.8)
+    better = load_file(weights_folder / "segnet.pt") | {"encoder": "tf_efficientnet_lite0"}
+    torch.save(better, weights_folder / "segnet.pt")
+    assert published.best().stem == "segnet"
+    monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
+    assert published.best().stem == "segnet_dsc"
+
+
 def test_what_is_wrong_is_told_in_a_line(script, weights_folder):
     class Code:
         def __reduce__(self):
