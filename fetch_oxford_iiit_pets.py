@@ -8,6 +8,7 @@ Data: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CV
 (https://www.robots.ox.ac.uk/~vgg/data/pets/, CC BY-SA 4.0).
 """
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import OxfordIIITPet
 
 from common import settings
+from common.files import lock
 from common.settings import UserError
 from common.trimap import BACKGROUND, CLASSES
 from dataset import cache, download
@@ -115,15 +117,21 @@ def data_folder() -> Path:
 
 
 def fetch(folder: Path, archive: Archive) -> None:
-    """Makes sure that folder/images or folder/annotations is there: as found, unpacked, or fetched and unpacked."""
+    """Makes sure that folder/images or folder/annotations is there: as found, unpacked, or fetched and unpacked.
+
+    Other processes that want the same wait for the one that does it.
+    """
     if (folder / archive.folder).is_dir():
         return
-    path = folder / f"{archive.folder}.tar.gz"
-    if not path.exists():
-        download.download([host + path.name for host in HOSTS], path, archive.size, archive.md5)
-    elif path.stat().st_size != archive.size or download.md5_of(path) != archive.md5:
-        raise UserError(f"{path} is not the official archive (MD5 {archive.md5}); delete it to fetch it")
-    download.unpack(path, archive.folder, MOST_UNPACKED)
+    with lock(folder / ".lock", wait=True) or contextlib.nullcontext():
+        if (folder / archive.folder).is_dir():
+            return
+        path = folder / f"{archive.folder}.tar.gz"
+        if not path.exists():
+            download.download([host + path.name for host in HOSTS], path, archive.size, archive.md5)
+        elif path.stat().st_size != archive.size or download.md5_of(path) != archive.md5:
+            raise UserError(f"{path} is not the official archive (MD5 {archive.md5}); delete it to fetch it")
+        download.unpack(path, archive.folder, MOST_UNPACKED)
 
 
 def data_name() -> str:

@@ -82,6 +82,8 @@ def end(error: BaseException, store: dist.Store) -> None:
         sys.exit(1)
     if isinstance(error, UserError):
         sys.exit(f"error: {error}")
+    if isinstance(error, KeyboardInterrupt):  # before settings.run heeds it
+        sys.exit("\nstopped")
     if isinstance(error, dist.DistError) or "gloo" in str(error):  # so it says where a connection breaks
         sys.exit("error: another rank was killed or can't be reached, which ends this one; "
                  "training goes on after the newest complete epoch with the same command")  # fmt: skip
