@@ -65,6 +65,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
     assert not (tmp_path / "toy" / "benchmark-start").exists()
 
 
+@pytest.mark.slow
 def test_either_step_learns_the_same_from_the_same_seed(monkeypatch, tmp_path):
     for name, value in {"DATASET": "toy", "OUTPUTS": str(tmp_path), "IMAGE_SIZE": 32}.items():
         monkeypatch.setattr(pets, name, value)

@@ -136,6 +136,7 @@ def test_ranks_leave_one_set_of_files_and_others_go_on_with_them(start, script, 
     assert rows[:2] == rows[2:]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_other_which_says_so(start, tmp_path):
     files = tmp_path / "toy/default/segnet_dsc"
     ranks = start("train.py", "EPOCHS=1,500")

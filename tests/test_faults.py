@@ -142,7 +142,7 @@ def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
     ("most", "named"),
     [
         (100_000, "trainval-32.bin"),
-        (10_000_000, "state.pt"),
+        pytest.param(10_000_000, "state.pt", marks=pytest.mark.slow),
         pytest.param(5_000_000, "epoch_02.pt", marks=pytest.mark.slow),
     ],
 )

@@ -76,6 +76,7 @@ def test_an_accelerator_that_counts_no_memory(monkeypatch):
     assert machine.peak_memory_mib() == 0
 
 
+@pytest.mark.slow
 def test_scripts_on_an_accelerator_that_lacks_what_apples_may_lack(script, tmp_path):
     """No float64, no other view of the same bits, no name, no bfloat16; steps and rows are equal."""
     lacked, both = "float64,aten.view.dtype", (*TOY, f"OUTPUTS={tmp_path / 'there'}")
