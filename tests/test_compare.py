@@ -63,6 +63,7 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_failing_run_says_which_and_why(toy, monkeypatch):
     monkeypatch.setattr(compare, "GROUPS", ("study",))
     monkeypatch.setattr(tasks, "VARIANTS", {"x": "STAGES=7"})

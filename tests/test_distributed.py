@@ -110,6 +110,7 @@ def whole_epochs(files):
     return len(load_file(files / "state.pt")["history"]) if (files / "state.pt").exists() else 0
 
 
+@pytest.mark.slow
 def test_ranks_do_what_one_process_does(start):
     """tests/ranks_program.py compares, on both ranks."""
     ranks = start("tests/ranks_program.py")

@@ -141,7 +141,7 @@ def test_a_second_run_in_the_same_folder_is_refused(start, tmp_path):
 @pytest.mark.parametrize(
     ("most", "named"),
     [
-        (100_000, "trainval-32.bin"),
+        pytest.param(100_000, "trainval-32.bin", marks=pytest.mark.slow),
         pytest.param(10_000_000, "state.pt", marks=pytest.mark.slow),
         pytest.param(5_000_000, "epoch_02.pt", marks=pytest.mark.slow),
     ],

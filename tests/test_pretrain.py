@@ -166,7 +166,8 @@ def test_statistics_are_those_of_whole_images():
     assert not network.training
 
 
-@pytest.mark.parametrize("network", [VIT, pytest.param("segnet_dsc", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [VIT, "segnet_dsc"])
 def test_a_pretraining_that_is_stopped_goes_on_to_the_very_same_weights(script, quick, tmp_path, monkeypatch, network):
     constants = (*quick, f"NETWORK={network}", "EPOCHS=1,4", "BATCH_SIZE=16", "VALIDATION_SHARE=0.25")
     whole, stopped = (tmp_path / "pretrained" / run / network for run in ("whole", "stopped"))

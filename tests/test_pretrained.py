@@ -138,7 +138,8 @@ def test_a_masked_autoencoders_tokens_are_the_bottlenecks_cells():
 
 
 @needs_lite0
-@pytest.mark.parametrize("encoder", [LITE0, pytest.param("vgg16_bn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", [LITE0, "vgg16_bn"])
 def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, tmp_path, monkeypatch):
     torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
     monkeypatch.setattr(pets, "DATASET", "toy")
