@@ -58,7 +58,8 @@ def file_of(name: str) -> Path:
         last = checkpoints.read_state(folder)["history"][-1]
         add({"kind": "pretraining", "name": name, "arguments": arguments, "train_images": saved["train_images"],
              "epochs": last["epoch"], "loss": last["loss"], "validation_loss": last["validation_loss"],
-             "seconds": round(saved["train_seconds"]), **saved["legs"][-1]})  # fmt: skip
+             "seconds": round(saved["train_seconds"]), **saved["legs"][-1],
+             "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
     return folder / "pretrained.pt"
 
 
