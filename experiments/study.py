@@ -37,9 +37,9 @@ LEVERS = {
     # The base, and what it would be without each of its levers
     "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
     # What runs want that are long enough to learn the images by heart
-    "long": ("", "ZOOM=0.2 ROTATION=10.0", "ZOOM=0.4 ROTATION=20.0", "JITTER=0.5", "WEIGHT_DECAY=0.1"),
+    "long": ("", "ZOOM=0.2 ROTATION=10.0"),
     # How much a pretrained encoder should learn
-    "encoder": ("", "FREEZE_ENCODER=True", "ENCODER_RATE=0.3"),
+    "encoder": ("", "FREEZE_ENCODER=True"),
 }
 
 
