@@ -4,8 +4,9 @@
     python -m experiments.curve COUNTS=250 VARIANTS=segnet_dsc,segnet_dsc-masked
 
 1. pretrain.py learns from the training images without labels, and without the validation tenth.
-2. How long? Twice as many steps, as long as that gains GAIN of mean IoU on the validation tenth, with one seed. Those
-   labels choose the length and nothing else. Every try is a line in outputs/published/lengths.jsonl.
+2. How long? Twice as many steps, as long as that gains GAIN of mean IoU on the validation tenth, with one seed; more
+   images begin with what fewer have wanted. Those labels choose the length and nothing else. Every try is a line in
+   outputs/published/lengths.jsonl.
 3. Each network is trained for so long on its labelled images, the smaller sets inside the larger, and tested on the
    test split: rows in outputs/published/results.jsonl.
 
@@ -71,8 +72,10 @@ def main() -> None:
         print(trials.run("pretrain.py", *pretraining_of(pretraining)), flush=True)
     for split in ("trainval", "test"):  # so that runs at the same time don't decode them
         pets.load(split, pets.IMAGE_SIZE)
-    tried = dict.fromkeys((SETTINGS[name].longer_than or name, count) for name in wanted for count in COUNTS)
-    steps = dict(trials.at_once(AT_ONCE, choose_length, list(tried)))
+    tried = dict.fromkeys(SETTINGS[name].longer_than or name for name in wanted)
+    steps = {}
+    for chosen in trials.at_once(AT_ONCE, choose_lengths, [(name,) for name in tried]):
+        steps |= chosen
     tasks = [task for name in wanted for count in COUNTS for task in tasks_of(name, count, steps)]
     rows = [row for row in results.rows(pets.published_folder()) if row["data"] == pets.data_name()]
     missing = [(task,) for task in tasks if not row_of(task, rows)]
@@ -100,11 +103,19 @@ def arguments_of(name: str, count: int, steps: int, seed: int) -> list[str]:
     return [*BASE.split(), *variant.setting.format(file).split(), *counted.split()]
 
 
-def choose_length(name: str, count: int) -> tuple[tuple[str, int], int]:
-    """The steps that a variant is trained for on so many images, by the rule above; what isn't known yet is tried."""
+def choose_lengths(name: str) -> dict[tuple[str, int], int]:
+    """The steps that a variant is trained for on each of COUNTS images, by the rule above."""
+    found, least = {}, LENGTHS[0]
+    for count in sorted(COUNTS):
+        least = found[name, count] = choose_length(name, count, least)
+    return found
+
+
+def choose_length(name: str, count: int, least: int) -> int:
+    """The steps for so many images, from `least` on; what isn't known yet is tried."""
     path = pets.published_folder() / "lengths.jsonl"
     best = {}
-    for steps in LENGTHS:
+    for steps in LENGTHS[LENGTHS.index(least) :]:
         arguments = arguments_of(name, min(count, available(HELD_OUT)), steps, seed=0)
         arguments.append(f"VALIDATION_SHARE={HELD_OUT}")
         key = {"arguments": arguments, "version": results.VERSION, "data": pets.data_name()}
@@ -117,7 +128,7 @@ def choose_length(name: str, count: int) -> tuple[tuple[str, int], int]:
         best = line if gain > 0 else best
         if best and gain < GAIN:
             break
-    return (name, count), best["steps"]
+    return best["steps"]
 
 
 def tried(name: str, arguments: list[str]) -> dict[str, object]:

@@ -8,70 +8,82 @@ pretraining has learnt, and what a network has learnt from labels after it, as m
 """
 
 import json
+import math
 from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
 from common import checkpoints, machine, results, settings
 from common.files import append_line
 from experiments import trials
-from experiments.findings import markdown
+from experiments.findings import difference, markdown, spread
 from experiments.tasks import changed
 
 NAMES = ("all",)  # what is tried, of TRIED
+SEEDS = (0, 1, 2)  # of the training on labels: its first weights, images and their order; a pretraining has one
+AT_ONCE = 2  # trainings at a time, of one thread each
 
 VIT = "vit_tiny_patch16_224"
-HELD_OUT = "VALIDATION_SHARE=0.1 THREADS=1 SEED=0"
+HELD_OUT = "VALIDATION_SHARE=0.1 THREADS=1"
 # For pretrain.py; a network's patterns are learnt at the size at which its labels are
 PRETRAINED = {
-    "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,31 BATCH_SIZE=32 {HELD_OUT}",
+    "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,121 BATCH_SIZE=32 {HELD_OUT}",
     "segnet": f"NETWORK=segnet_dsc IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
 }
 # For train.py; {} is the file that the pretraining left
 LABELS = f"NETWORKS=segnet_dsc TRAIN_IMAGES=250 ZOOM=0.2 ROTATION=10.0 {HELD_OUT}"
 UNDER_VIT = f"{LABELS} IMAGE_SIZE=128 SIZES=0.5,0.75,1 EPOCHS=1,41 ENCODER={VIT} ENCODER_RATE=0.25"
 SEGNET = f"{LABELS} IMAGE_SIZE=64 SIZES=1 EPOCHS=1,41"
-TRIED = {  # name: pretraining, arguments
-    "vit-random": ("", f"{UNDER_VIT} ENCODER_WEIGHTS=random"),
-    "vit-masked": ("vit", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}"),
-    "segnet": ("", SEGNET),
-    "segnet-masked": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=body ENCODER_RATE=1.0"),
-    "segnet-masked-encoder": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=encoder ENCODER_RATE=1.0"),
+TRIED = {  # name: pretraining, arguments, what it is compared with
+    "vit-random": ("", f"{UNDER_VIT} ENCODER_WEIGHTS=random", ""),
+    "vit-masked": ("vit", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}", "vit-random"),
+    "segnet": ("", SEGNET, ""),
+    "segnet-masked": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=body ENCODER_RATE=1.0", "segnet"),
+    "segnet-masked-encoder": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=encoder ENCODER_RATE=1.0", "segnet"),
 }
 
 
 def main() -> None:
-    settings.check(globals(), {"NAMES": ("all", *TRIED)}, {})
-    for name, (pretraining, arguments) in TRIED.items():
-        if name in NAMES or "all" in NAMES:
-            file = file_of(pretraining) if pretraining else ""
-            keep(name, arguments.format(file), pretraining)
+    settings.check(globals(), {"NAMES": ("all", *TRIED)}, {"AT_ONCE": (1, math.inf)})
+    wanted = {name: way for name, way in TRIED.items() if name in NAMES or "all" in NAMES}
+    pretrainings = dict.fromkeys(pretraining for pretraining, _, _ in wanted.values() if pretraining)
+    files = {"": ""} | dict(trials.at_once(AT_ONCE, file_of, [(name,) for name in pretrainings]))
+    tries = [(name, f"{way[1].format(files[way[0]])} SEED={seed}") for seed in SEEDS for name, way in wanted.items()]
+    missing = [(name, arguments) for name, arguments in tries if not known(key_of(name, arguments))]
+    for line in trials.at_once(AT_ONCE, learn, missing):
+        add(line)
 
 
-def file_of(name: str) -> Path:
-    """The weights that a pretraining leaves; trained first where they aren't there, with a line of its own."""
-    arguments = PRETRAINED[name]
+def file_of(name: str) -> tuple[str, Path]:
+    """A pretraining's name and the weights that it leaves; trained first where it has no line of its own."""
+    arguments, key = PRETRAINED[name], {"kind": "pretraining", "name": name, "arguments": PRETRAINED[name]}
     network = next(a.removeprefix("NETWORK=") for a in arguments.split() if a.startswith("NETWORK="))
     folder = checkpoints.run_folder(pets.outputs_folder() / "pretrained", f"tried-{name}", network)
-    if not known("pretraining", name, arguments):
+    if not (folder / "pretrained.pt").exists() or not known(key):
         trials.run("pretrain.py", *arguments.split(), f"RUN=tried-{name}")
+    if not known(key):
         saved = checkpoints.load_file(checkpoints.weights_path(folder, checkpoints.newest_epoch(folder)))
         last = checkpoints.read_state(folder)["history"][-1]
-        add({"kind": "pretraining", "name": name, "arguments": arguments, "train_images": saved["train_images"],
-             "epochs": last["epoch"], "loss": last["loss"], "validation_loss": last["validation_loss"],
-             "seconds": round(saved["train_seconds"]), **saved["legs"][-1],
-             "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
-    return folder / "pretrained.pt"
+        add(key | {"train_images": saved["train_images"], "epochs": last["epoch"], "loss": last["loss"],
+                   "validation_loss": last["validation_loss"], "seconds": round(saved["train_seconds"]),
+                   **saved["legs"][-1], "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
+    return name, folder / "pretrained.pt"
 
 
-def keep(name: str, arguments: str, pretraining: str) -> None:
-    if not known("labels", name, arguments):
-        found = trials.validated(f"pretraining-in-progress-{name}", changed(arguments, ""))
-        add({"kind": "labels", "name": name, "pretraining": pretraining, "arguments": arguments, **found,
-             **machine.about(), "command": f"python train.py {arguments}"})  # fmt: skip
+def learn(name: str, arguments: str) -> dict[str, object]:
+    """A line on what labels have taught."""
+    found = trials.validated(f"pretraining-in-progress-{name}-{arguments.split()[-1]}", changed(arguments, ""))
+    command = {"threads": 1, "command": f"python train.py {arguments}"}
+    return key_of(name, arguments) | found | machine.about() | command
 
 
-def known(kind: str, name: str, arguments: str) -> bool:
-    key = {"kind": kind, "name": name, "arguments": arguments, "version": results.VERSION, "data": pets.data_name()}
+def key_of(name: str, arguments: str) -> dict[str, object]:
+    """What a line on labels is known by: its way, and the arguments of train.py and of pretrain.py."""
+    before = TRIED[name][0]
+    return {"kind": "labels", "name": name, "pretraining": PRETRAINED.get(before, ""), "arguments": arguments}
+
+
+def known(key: dict[str, object]) -> bool:
+    key = key | {"version": results.VERSION, "data": pets.data_name()}
     return any(key.items() <= line.items() for line in results.lines_of("pretraining.jsonl", pets.published_folder()))
 
 
@@ -82,22 +94,37 @@ def add(line: dict[str, object]) -> None:
 
 
 def pretraining() -> list[str]:
-    """A table of all lines: after which pretraining, how much the labels have taught."""
-    lines, cells = results.lines_of("pretraining.jsonl"), []
+    """A table of all that was tried: after which pretraining, how much the labels have taught, newest last."""
+    lines = results.lines_of("pretraining.jsonl")
+    before = {line["arguments"]: line for line in lines if line["kind"] == "pretraining"}
+    by_way: dict[tuple[str, str, str], dict[str, dict]] = {}  # name and arguments, then seed
     for line in lines:
         if line["kind"] == "labels":
-            of = dict(argument.split("=", 1) for argument in line["arguments"].split())
-            before = "-"
-            for earlier in lines:
-                if earlier["kind"] == "pretraining" and earlier["name"] == line["pretraining"]:
-                    before = f"{earlier['train_images']} images, {earlier['epochs']} epochs, "
-                    before += f"loss {earlier['validation_loss']:.3f}"
-            epochs = int(of["EPOCHS"].split(",")[1]) - 1
-            found = (f"{line[f'validation_{name}']:.4f}" for name in ("pixel_accuracy", "mean_iou", "border_iou"))
-            cells.append((line["name"], of["IMAGE_SIZE"], before, of["TRAIN_IMAGES"], epochs, of["SEED"], *found))
-    header = ("network", "px", "pretraining", "labelled images", "epochs", "seed", "pixel accuracy", "mean IoU",
-              "border IoU")  # fmt: skip
+            arguments, seed = line["arguments"].rsplit(" SEED=", 1)
+            by_way.setdefault((line["name"], line["pretraining"], arguments), {})[seed] = line
+    cells = []
+    for (name, pretraining, arguments), found in by_way.items():
+        of = dict(argument.split("=", 1) for argument in arguments.split())
+        base = TRIED.get(name, ("", "", ""))[2]
+        alike = (some for (n, *_), some in by_way.items() if n == base)
+        compared = {seed: line for some in alike for seed, line in some.items()}
+        key = "validation_mean_iou"
+        changes = [line[key] - compared[seed][key] for seed, line in found.items() if seed in compared]
+        means = (spread([line[f"validation_{result}"] for line in found.values()])
+                 for result in ("pixel_accuracy", "mean_iou", "border_iou"))  # fmt: skip
+        cells.append((name, of["IMAGE_SIZE"], told(before[pretraining]) if pretraining else "-", of["TRAIN_IMAGES"],
+                      epochs_of(of), len(found), *means, difference(changes)))  # fmt: skip
+    header = ("network", "px", "pretraining", "labelled images", "epochs", "seeds", "pixel accuracy", "mean IoU",
+              "border IoU", "change in mean IoU")  # fmt: skip
     return markdown(header, cells)
+
+
+def told(line: dict[str, object]) -> str:
+    return f"{line['train_images']} images, {line['epochs']} epochs, loss {line['validation_loss']:.3f}"
+
+
+def epochs_of(arguments: dict[str, str]) -> int:
+    return int(arguments["EPOCHS"].split(",")[1]) - 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import torch
 
 import fetch_oxford_iiit_pets as pets
 import metrics
+import pretrain
 import train
 from common import distributed, inference
 from common.settings import UserError
@@ -108,6 +109,29 @@ def compare_training():
         raise AssertionError("trained on")
 
 
+def compare_pretraining():
+    """Weights and statistics are equal on both ranks after every epoch, although each hides other squares."""
+    checked, masks = [], []
+    validate, random_masks = pretrain.validate, pretrain.masking.random_masks
+
+    def check(network, source):
+        for tensor in network.state_dict().values():
+            same(*distributed.gather([tensor.clone()]))
+        checked.append(1)
+        return validate(network, source)
+
+    def keep(*arguments):
+        masks.append(random_masks(*arguments))
+        return masks[-1]
+
+    pretrain.validate, pretrain.masking.random_masks = check, keep
+    pretrain.NETWORK, pretrain.EPOCHS, pretrain.BATCH_SIZE, pretrain.SQUARE = "segnet_dsc", (1, 3), 16, 16
+    pretrain.main()
+    assert len(checked) == 2
+    ours, theirs = distributed.gather([masks[0]])
+    assert ours.shape == (8, 4) and not torch.equal(ours, theirs)  # of half a batch each
+
+
 def main():
     assert distributed.ranks() == 2
     split = pets.load("trainval")
@@ -117,6 +141,7 @@ def main():
     compare_results(pets.load("test"))
     assert distributed.any_rank(distributed.rank() == 1) and not distributed.any_rank(False)
     compare_training()
+    compare_pretraining()
     print("all compared")
 
 

@@ -29,10 +29,19 @@ def test_twice_the_steps_as_long_as_they_gain(toy, monkeypatch, found, chosen, t
     monkeypatch.setattr(curve, "LENGTHS", (1000, 2000, 4000, 8000))
     monkeypatch.setattr(curve, "tried", lambda *_: {"validation_mean_iou": next(said)})
     for _ in range(2):  # the second time from the lines
-        assert curve.choose_length("segnet_dsc", 16) == (("segnet_dsc", 16), chosen)
+        assert curve.choose_length("segnet_dsc", 16, 1000) == chosen
     lines = results.lines_of("lengths.jsonl", toy / "published")
     assert [line["steps"] for line in lines] == [1000, 2000, 4000, 8000][:tries]
     assert all("VALIDATION_SHARE=0.1" in line["arguments"] for line in lines)
+
+
+def test_more_images_begin_with_the_steps_that_fewer_have_wanted(toy, monkeypatch):
+    monkeypatch.setattr(curve, "LENGTHS", (1000, 2000, 4000, 8000))
+    monkeypatch.setattr(curve, "COUNTS", (32, 16))
+    said = iter((0.4, 0.5, 0.5, 0.6, 0.7, 0.7))  # 16 images: 1000, 2000, 4000 steps; 32 images: 2000, 4000, 8000
+    monkeypatch.setattr(curve, "tried", lambda *_: {"validation_mean_iou": next(said)})
+    assert curve.choose_lengths("segnet_dsc") == {("segnet_dsc", 16): 2000, ("segnet_dsc", 32): 4000}
+    assert next(said, None) is None
 
 
 def test_the_control_sees_as_many_images_more_as_the_pretraining_saw(toy):
@@ -77,14 +86,21 @@ def test_ways_of_pretraining_leave_a_line_each(toy, monkeypatch):
     held_out = "VALIDATION_SHARE=0.25 THREADS=1 IMAGE_SIZE=32"
     labelled = f"NETWORKS=segnet_dsc SIZES=1 TRAIN_IMAGES=8 EPOCHS=1,2 {held_out}"
     monkeypatch.setattr(pretraining, "PRETRAINED", {"own": f"NETWORK=segnet_dsc BATCH_SIZE=16 EPOCHS=1,3 {held_out}"})
-    tried = {"segnet": ("", labelled), "segnet-masked": ("own", f"{labelled} START_FROM={{}}")}
-    monkeypatch.setattr(pretraining, "TRIED", tried)
+    tried = {"segnet": ("", labelled, ""), "segnet-masked": ("own", f"{labelled} START_FROM={{}}", "segnet")}
+    for name, value in (("TRIED", tried), ("SEEDS", (0, 1)), ("AT_ONCE", 1)):
+        monkeypatch.setattr(pretraining, name, value)
     for _ in range(2):
         pretraining.main()
     lines = results.lines_of("pretraining.jsonl", toy / "published")
-    assert [(line["kind"], line["name"]) for line in lines] == [
-        ("labels", "segnet"), ("pretraining", "own"), ("labels", "segnet-masked"),
-    ]  # fmt: skip
-    assert (lines[1]["epochs"], lines[1]["train_images"]) == (2, 36)
-    assert all(0 < lines[i]["validation_mean_iou"] < 1 for i in (0, 2))
+    assert [(line["kind"], line["name"], line["arguments"].split()[-1]) for line in lines] == [
+        ("pretraining", "own", "IMAGE_SIZE=32"),
+        *(("labels", name, f"SEED={seed}") for seed in (0, 1) for name in tried),
+    ]
+    monkeypatch.setattr(pretraining.results, "lines_of", lambda _: lines)
+    *_, without, masked = pretraining.pretraining()
+    assert "36 images, 2 epochs, loss " in masked and "-" in without.split(" | ")
+    changes = [lines[i + 1]["validation_mean_iou"] - lines[i]["validation_mean_iou"] for i in (1, 3)]
+    assert f"{sum(changes) / 2:+.4f} ± " in masked
+    assert (lines[0]["epochs"], lines[0]["train_images"]) == (2, 36)
+    assert all(0 < lines[i]["validation_mean_iou"] < 1 for i in (1, 2, 3, 4))
     assert all(line["command"].startswith("python ") and line["machine"] for line in lines)

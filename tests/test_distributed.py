@@ -23,6 +23,7 @@ from common.settings import UserError
 
 TOY = ("DATASET=toy", "IMAGE_SIZE=32", "THREADS=1", "NETWORKS=segnet_dsc")
 QUICK = (*TOY, "SIZES=1", "BATCH_SIZE=16")
+PAINTED = ("DATASET=toy", "IMAGE_SIZE=32", "THREADS=1", "NETWORK=segnet_dsc", "BATCH_SIZE=16")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 MOST = 30  # seconds that anything may take to end
 
@@ -47,7 +48,7 @@ def start(tmp_path, processes):
             port = free.getsockname()[1]
         group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
-        constants = TOY if program == "test.py" else QUICK
+        constants = {"test.py": TOY, "pretrain.py": PAINTED}.get(program, QUICK)
         command = [sys.executable, program, f"OUTPUTS={tmp_path}", *constants, *arguments]
         for rank in ("0", "1"):
             environment = os.environ | group | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": str(ROOT)}
@@ -135,6 +136,19 @@ def test_ranks_leave_one_set_of_files_and_others_go_on_with_them(start, script, 
     rows = [{key: value for key, value in json.loads(line).items() if key not in own} for line in lines]
     assert len(rows) == 4 and rows[1]["network"] == "segnet_dsc" and rows[1]["ranks"] == "2, then 1"
     assert rows[:2] == rows[2:]
+
+
+@pytest.mark.slow
+def test_ranks_pretrain_one_network_that_one_process_goes_on_with(start, script, tmp_path):
+    files = tmp_path / "toy/pretrained/default/segnet_dsc"
+    assert not ended(start("pretrain.py", "EPOCHS=1,3"), 0, 0)
+    assert {path.name for path in files.iterdir()} == {
+        "epoch_01.pt", "epoch_02.pt", "state.pt", "history.csv", "curves.png", "lock", "painted.png", "pretrained.pt",
+    }  # fmt: skip
+    assert "going on after epoch 2" in script("pretrain.py", *PAINTED, "EPOCHS=3,4")
+    assert [leg["ranks"] for leg in load_file(files / "state.pt")["legs"]] == [2, 1]
+    start_from = f"START_FROM={files / 'pretrained.pt'}"
+    assert not ended(start("train.py", "EPOCHS=1,2", start_from), 0, 0)
 
 
 @pytest.mark.slow
