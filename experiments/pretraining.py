@@ -26,7 +26,7 @@ VIT = "vit_tiny_patch16_224"
 HELD_OUT = "VALIDATION_SHARE=0.1 THREADS=1"
 # For pretrain.py; a network's patterns are learnt at the size at which its labels are
 PRETRAINED = {
-    "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,101 BATCH_SIZE=32 {HELD_OUT}",
+    "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,81 BATCH_SIZE=32 {HELD_OUT}",
     "segnet": f"NETWORK=segnet_dsc IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
 }
 # For train.py; {} is the file that the pretraining left
