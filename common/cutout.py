@@ -27,14 +27,19 @@ def probabilities_of(
     """
     tiles_there = tiles_of(*pixels.shape[-2:], tiles)
     views = [pixels, *(pixels[:, rows, columns] for rows, columns in tiles_there)]
-    squares = [F.interpolate(view[None], (size, size), mode="bilinear", antialias=True) for view in views]
-    logits = torch.cat(list(logits_of(network, torch.cat(squares), precision, mirror))).cpu()
+    squares = torch.cat([squeezed(view, size) for view in views])
+    logits = torch.cat(list(logits_of(network, squares, precision, mirror))).cpu()
     probabilities, votes = enlarged(logits[0], pixels), torch.ones(pixels.shape[-2:])
     for (rows, columns), view, found in zip(tiles_there, views[1:], logits[1:]):
         vote = hat(view.shape[-2])[:, None] * hat(view.shape[-1])
         probabilities[:, rows, columns] += vote * enlarged(found, view)
         votes[rows, columns] += vote
     return probabilities.div_(votes)
+
+
+def squeezed(view: Tensor, size: int) -> Tensor:
+    """An image (3, h, w), uint8, as a network sees it, (1, 3, size, size), uint8."""
+    return F.interpolate(view[None], (size, size), mode="bilinear", antialias=True)
 
 
 def enlarged(logits: Tensor, view: Tensor) -> Tensor:

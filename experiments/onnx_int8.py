@@ -10,20 +10,19 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor
 
 import fetch_oxford_iiit_pets as pets
 import metrics
 import predict
-from common import machine, settings
+from common import machine, onnx_export, settings
 from common.files import write_atomically
 from common.inference import as_input, logits_of
 from dataset.batches import Part, divide
@@ -75,26 +74,12 @@ def main() -> None:
 def written(network: torch.nn.Module, size: int, folder: Path, train_part: Part) -> dict[str, Path]:
     """The network's files of ONNX: what EXPORT writes, and both kinds of int8."""
     files = {name: folder / f"{name}.onnx" for name in ("float32", "int8_static", "int8_dynamic")}
-    predict.export(network, size, files["float32"])
-    prepared = folder / "prepared.onnx"  # shapes inferred, BatchNorm folded into convolutions
-    quant_pre_process(files["float32"], prepared, skip_symbolic_shape=True)
+    onnx_export.export(network, size, files["float32"])
     rows = train_part.rows[:: max(1, len(train_part.rows) // CALIBRATION)][:CALIBRATION]  # of all breeds
-    scales = Calibration(train_part.split.images[rows])
-    kinds = {"weight_type": QuantType.QInt8, "per_channel": True}
-    quantize_static(prepared, files["int8_static"], scales, activation_type=QuantType.QUInt8, **kinds)
-    quantize_dynamic(prepared, files["int8_dynamic"], **kinds)
+    onnx_export.export_int8(network, size, files["int8_static"], train_part.split.images[rows].split(1))
+    prepared = onnx_export.prepare(network, size, folder)
+    quantize_dynamic(prepared, files["int8_dynamic"], weight_type=QuantType.QInt8, per_channel=True)
     return files
-
-
-class Calibration(CalibrationDataReader):
-    """Hands out one image at a time, as onnxruntime asks for them."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.batches: Iterator[Tensor] = iter(images.split(1))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else feed(batch)
 
 
 def feed(images: Tensor) -> dict[str, np.ndarray]:

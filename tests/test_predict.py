@@ -86,6 +86,26 @@ def test_exported_network_gives_the_same_labels_on_real_images(script, trained, 
         assert (logits.argmax(1) == expected[:batch].argmax(1).numpy()).mean() >= 0.9999
 
 
+@pytest.mark.slow
+def test_exported_in_int8_it_is_small_and_nearly_the_same(script, trained, tmp_path):
+    """With scales from the images that are named; without any, a line says what is missing, and nothing is written."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    files = [tmp_path / "net.onnx", tmp_path / "int8.onnx"]
+    script("predict.py", f"EXPORT={files[0]}", f"CHECKPOINT={trained}")
+    assert "which images?" in script(
+        "predict.py", f"EXPORT={files[1]}", "INT8=True", f"CHECKPOINT={trained}", fails=True
+    )
+    assert not files[1].exists()
+    script("predict.py", f"EXPORT={files[1]}", "INT8=True", f"CHECKPOINT={trained}", str(PHOTOGRAPHS))
+    assert files[1].stat().st_size < files[0].stat().st_size / 3
+    sessions = [onnxruntime.InferenceSession(file) for file in files]
+    about = [session.get_modelmeta().custom_metadata_map for session in sessions]
+    assert about[0].items() <= about[1].items()
+    images = {"images": np.random.default_rng(0).random((5, 3, 32, 32), np.float32)}
+    ours, theirs = (session.run(["logits"], images)[0].argmax(1) for session in sessions)
+    assert 0.9 < (ours == theirs).mean() < 1
+
+
 def red_is_pet() -> torch.nn.Module:
     """A "network" that looks at each pixel by itself."""
     network = torch.nn.Conv2d(3, 3, 1)
