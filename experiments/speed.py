@@ -93,6 +93,6 @@ def sentences_of(result: dict) -> list[str]:
         f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
         f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
         f"{reached['segnet_dsc']}",
-        f"- Time to the original's quality: {'; '.join(times)}.",
+        f"- Time to the scores of the original's separable network, computed from its steps: {'; '.join(times)}.",
         f"- Tried, in the same turns: {'; '.join(tried)}.",
     ]

@@ -204,7 +204,8 @@ def agreement() -> list[str]:
 def memory() -> list[str]:
     cells = [
         (line["image_size"], line["batch_size"], f"{line['train_mib']:,}", f"{line['test_mib']:,}",
-         f"{line['load_all_mib']:,}" if "load_all_mib" in line else "-", line["commit"])
+         f"{line['load_all_mib']:,}" if "load_all_mib" in line else "-", line["threads"], line["machine"],
+         line["commit"])
         for line in lines_of("memory.jsonl")
     ]  # fmt: skip
     header = (
@@ -213,6 +214,8 @@ def memory() -> list[str]:
         "training, MiB",
         "testing, MiB",
         "decoding and loading all real images, MiB",
+        "threads",
+        "machine",
         "commit",
     )
     return markdown(header, cells)
