@@ -146,6 +146,12 @@ def study_groups(study: str) -> list[dict[str, dict[int, Row]]]:
     return groups
 
 
+def answers() -> list[str]:
+    """What rows and trials say, in numbered sentences."""
+    said = findings.answers()
+    return [*said, f"{len(said) + 1}. {pretraining.worth()}"]
+
+
 def study() -> list[str]:
     return study_table("short")
 
@@ -275,7 +281,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, agreement, memory,
               large_images, onnx,
               kills, speed.speed, speed.machines, speed.gains, scaling.ranks, scaling.scale,
-              scaling.how_far, pretraining.pretraining, findings.compared, findings.answers, findings.labelled,
+              scaling.how_far, pretraining.pretraining, findings.compared, answers, findings.labelled,
               findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
