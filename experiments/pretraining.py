@@ -137,7 +137,7 @@ def worth() -> str:
     changes = {name: difference(changes_of(by_way, name, found)) for (name, *_), found in by_way.items()}
     transformer, segnet = changes["vit-masked"], changes["segnet-masked"]
     return (
-        "**What is masked pretraining worth?** With 250 labels, painting all training images first changes mean IoU on "
+        "**What is masked pretraining worth?** With 250 labels, painting the training images first changes mean IoU on "
         f"the validation tenth by {transformer} with a small vision transformer under SegNet's decoder, by {segnet} "
         "with the separable SegNet at 64 px ([more](experiments/README.md#masked-pretraining))."
     )
