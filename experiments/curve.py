@@ -40,10 +40,10 @@ HELD_OUT = 0.1  # the validation tenth
 BATCH = 8  # images per step
 BASE = f"NETWORKS=segnet_dsc SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 BATCH_SIZE={BATCH} THREADS=1"
 VIT = "vit_tiny_patch16_224"
-PASSES = {"segnet_dsc": 100, VIT: 400}  # epochs of pretraining
+PASSES = {"segnet_dsc": 20, VIT: 80}  # epochs of pretraining; 80 is what pretraining.py has tried
 PRETRAINING = {  # for pretrain.py
     "segnet_dsc": f"NETWORK=segnet_dsc BATCH_SIZE=32 LEARNING_RATE=2e-3 EPOCHS=1,{PASSES['segnet_dsc'] + 1}",
-    VIT: f"NETWORK={VIT} EPOCHS=1,{PASSES[VIT] + 1}",
+    VIT: f"NETWORK={VIT} BATCH_SIZE=32 EPOCHS=1,{PASSES[VIT] + 1}",
 }
 
 
