@@ -49,6 +49,7 @@ SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
+PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
 LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
 OPTIMIZER = "adamw"  # or "adam"
@@ -75,7 +76,7 @@ CHOICES = {
     "START_PART": ("body", "encoder"),
 }
 RANGES = {
-    **dict.fromkeys(("BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), (1, math.inf)),
+    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), (1, math.inf)),
     **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE", "ENCODER_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
     "VALIDATION_SHARE": (0, 0.99),
@@ -215,12 +216,12 @@ def rate_at(progress: float, epoch: int) -> float:
 def train_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, split: Split | Part, epoch: int, random: torch.Generator
 ) -> float:
-    """One pass over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
+    """PASSES passes over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()
     for module in pretrained.encoder_of(distributed.alone(network)) if FREEZE_ENCODER else ():
         module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
-    steps = steps_in(split, BATCH_SIZE)
+    steps = PASSES * steps_in(split, BATCH_SIZE)
     dtype = machine.precision(PRECISION)
 
     def step(images: Tensor, trimaps: Tensor) -> Tensor:
@@ -229,7 +230,8 @@ def train_epoch(
     def rate(share: float) -> float:
         return LEARNING_RATE * rate_at((epoch - first + share) / (end - first), epoch)
 
-    loss = training.train_steps(step, batches(split, BATCH_SIZE, random), steps, optimizer, rate, epoch, CHECK_EVERY)
+    fed = (batch for _ in range(PASSES) for batch in batches(split, BATCH_SIZE, random))
+    loss = training.train_steps(step, fed, steps, optimizer, rate, epoch, CHECK_EVERY)
     distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)
     return loss

@@ -90,6 +90,27 @@ def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
     save(figure, path)
 
 
+def save_curve(path: Path, by_variant: dict[str, dict[int, list[float]]], others: dict[str, dict[int, float]]) -> None:
+    """Mean IoU over the number of labelled images, a line for each title; bars are a deviation over seeds.
+
+    others: published elsewhere, dashed.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
+    for title, by_count in by_variant.items():
+        means = [np.mean(values) for values in by_count.values()]
+        deviations = [np.std(values, ddof=1) if len(values) > 1 else 0 for values in by_count.values()]
+        axis.errorbar(list(by_count), means, deviations, fmt="o-", capsize=3, label=title)
+    for grey, (title, by_count) in zip(("0.75", "0.6", "0.45"), others.items()):
+        axis.plot(list(by_count), list(by_count.values()), "s--", color=grey, markersize=4, label=title)
+    numbers = sorted({number for by_count in by_variant.values() for number in by_count})
+    axis.set(xlabel="labelled images", ylabel="mean IoU on the test split", xscale="log")
+    axis.set_xticks(numbers, map(str, numbers))
+    axis.minorticks_off()
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncol=2, frameon=False, fontsize=8)
+    save(figure, path)
+
+
 def save_pooling(path: Path) -> None:
     """What passes from encoder to decoder, on a map of 4x4: the values pooled, their places, the map unpooled."""
     x = torch.tensor([[0.1, 0.4, 0.0, 0.2], [0.9, 0.3, 0.5, 0.1], [0.2, 0.0, 0.3, 0.7], [0.1, 0.6, 0.2, 0.4]])

@@ -24,10 +24,12 @@ AT_ONCE = 2  # trainings at a time, of one thread each
 
 VIT = "vit_tiny_patch16_224"
 HELD_OUT = "VALIDATION_SHARE=0.1 THREADS=1"
+OWN = "NETWORK=segnet_dsc"  # SegNet as its own masked auto-encoder
 # For pretrain.py; a network's patterns are learnt at the size at which its labels are
 PRETRAINED = {
     "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,81 BATCH_SIZE=32 {HELD_OUT}",
-    "segnet": f"NETWORK=segnet_dsc IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
+    "segnet": f"{OWN} IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
+    "segnet128": f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
 }
 # For train.py; {} is the file that the pretraining left
 LABELS = f"NETWORKS=segnet_dsc TRAIN_IMAGES=250 ZOOM=0.2 ROTATION=10.0 {HELD_OUT}"
@@ -56,9 +58,9 @@ def main() -> None:
 def file_of(name: str) -> tuple[str, Path]:
     """A pretraining's name and the weights that it leaves; trained first where it has no line of its own."""
     arguments, key = PRETRAINED[name], {"kind": "pretraining", "name": name, "arguments": PRETRAINED[name]}
-    network = next(a.removeprefix("NETWORK=") for a in arguments.split() if a.startswith("NETWORK="))
-    folder = checkpoints.run_folder(pets.outputs_folder() / "pretrained", f"tried-{name}", network)
-    if not (folder / "pretrained.pt").exists() or not known(key):
+    path = path_of(name)
+    folder = path.parent
+    if not path.exists() or not known(key):
         trials.run("pretrain.py", *arguments.split(), f"RUN=tried-{name}")
     if not known(key):
         saved = checkpoints.load_file(checkpoints.weights_path(folder, checkpoints.newest_epoch(folder)))
@@ -66,7 +68,13 @@ def file_of(name: str) -> tuple[str, Path]:
         add(key | {"train_images": saved["train_images"], "epochs": last["epoch"], "loss": last["loss"],
                    "validation_loss": last["validation_loss"], "seconds": round(saved["train_seconds"]),
                    **saved["legs"][-1], "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
-    return name, folder / "pretrained.pt"
+    return name, path
+
+
+def path_of(name: str) -> Path:
+    """Where a pretraining leaves its weights."""
+    network = next(a.removeprefix("NETWORK=") for a in PRETRAINED[name].split() if a.startswith("NETWORK="))
+    return checkpoints.run_folder(pets.outputs_folder() / "pretrained", f"tried-{name}", network) / "pretrained.pt"
 
 
 def learn(name: str, arguments: str) -> dict[str, object]:

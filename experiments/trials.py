@@ -1,12 +1,13 @@
 """Runs of train.py and test.py with some constants changed, several at a time, for the other experiments."""
 
+import csv
 import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import fetch_oxford_iiit_pets as pets
@@ -33,14 +34,19 @@ def validated(name: str, arguments: list[str]) -> dict[str, float]:
     """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results."""
     folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
     shutil.rmtree(folder, ignore_errors=True)  # of an experiment that was stopped
-    start = time.perf_counter()
     run("train.py", *arguments, f"RUN={folder.name}")
-    seconds = time.perf_counter() - start
-    (history,) = folder.glob("*/history.csv")
-    names, *rows = (line.split(",") for line in history.read_text().splitlines())
+    found = last_epoch(folder)
     shutil.rmtree(folder)
-    found = {name: round(float(v), 5) for name, v in zip(names, rows[-1]) if name.startswith(("loss", "validation"))}
-    return found | {"seconds": round(seconds, 1)}
+    return found
+
+
+def last_epoch(folder: Path) -> dict[str, float]:
+    """The last epoch's loss and validation results of the one network in a run's folder, and the seconds of all."""
+    (history,) = folder.glob("*/history.csv")
+    with open(history, newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {name: round(float(v), 5) for name, v in rows[-1].items() if name.startswith(("loss", "validation"))}
+    return found | {"seconds": round(sum(float(row["seconds"]) for row in rows), 1)}
 
 
 def at_once(n: int, work: Callable[..., Any], tasks: Iterable[tuple]) -> Iterator[Any]:

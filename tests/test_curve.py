@@ -1,7 +1,5 @@
 """The curve over labelled images on drawn pets: how long is chosen by its rule, and what is missing is trained once."""
 
-import itertools
-
 import pytest
 
 import fetch_oxford_iiit_pets as pets
@@ -27,58 +25,64 @@ def toy(tmp_path, monkeypatch):
 def test_twice_the_steps_as_long_as_they_gain(toy, monkeypatch, found, chosen, tries):
     said = iter(found)
     monkeypatch.setattr(curve, "LENGTHS", (1000, 2000, 4000, 8000))
-    monkeypatch.setattr(curve, "tried", lambda *_: {"validation_mean_iou": next(said)})
+    monkeypatch.setattr(curve.trials, "run", lambda *_: "")
+    monkeypatch.setattr(curve.trials, "last_epoch", lambda _: {"validation_mean_iou": next(said)})
     for _ in range(2):  # the second time from the lines
-        assert curve.choose_length("segnet_dsc", 16, 1000) == chosen
+        assert curve.choose_length("segnet_dsc") == ("segnet_dsc", chosen)
     lines = results.lines_of("lengths.jsonl", toy / "published")
-    assert [line["steps"] for line in lines] == [1000, 2000, 4000, 8000][:tries]
+    assert len(lines) == tries
     assert all("VALIDATION_SHARE=0.1" in line["arguments"] for line in lines)
+    assert curve.best(curve.tries("segnet_dsc")) == chosen
+    assert curve.tries("vit-random") == {}
 
 
-def test_more_images_begin_with_the_steps_that_fewer_have_wanted(toy, monkeypatch):
-    monkeypatch.setattr(curve, "LENGTHS", (1000, 2000, 4000, 8000))
-    monkeypatch.setattr(curve, "COUNTS", (32, 16))
-    said = iter((0.4, 0.5, 0.5, 0.6, 0.7, 0.7))  # 16 images: 1000, 2000, 4000 steps; 32 images: 2000, 4000, 8000
-    monkeypatch.setattr(curve, "tried", lambda *_: {"validation_mean_iou": next(said)})
-    assert curve.choose_lengths("segnet_dsc") == {("segnet_dsc", 16): 2000, ("segnet_dsc", 32): 4000}
-    assert next(said, None) is None
+def test_what_is_tested_is_what_was_tried():
+    task = curve.task_of("vit-random", curve.FIRST, 2000, 0)
+    assert task in curve.tasks_of("vit-random", 2000, (curve.FIRST,))
 
 
-def test_the_control_sees_as_many_images_more_as_the_pretraining_saw(toy):
-    steps = {("segnet_dsc", 40): 1000}
-    usual, longer = (curve.tasks_of(name, 40, steps) for name in ("segnet_dsc", "segnet_dsc-longer"))
-    epochs = [tasks.constants_of(task.arguments)["EPOCHS"][1] - 1 for task in (usual[0], longer[0])]
-    seen = (epochs[1] - epochs[0]) * 40
-    assert seen == pytest.approx(curve.PASSES["segnet_dsc"] * curve.available(curve.HELD_OUT), abs=40)
-
-
-def test_every_variants_constants_are_trains_own():
-    for name, count in itertools.product(curve.SETTINGS, curve.COUNTS):
-        found = tasks.constants_of(tuple(curve.arguments_of(name, count, 1000, 0)))
-        assert found["TRAIN_IMAGES"] == count
-        assert 1000 <= (found["EPOCHS"][1] - 1) * (count // curve.BATCH) < 1000 + count // curve.BATCH
-        assert bool(found["START_FROM"]) == (name == "segnet_dsc-masked")
+@pytest.mark.parametrize("name", list(curve.SETTINGS))
+@pytest.mark.parametrize("count", curve.COUNTS)
+def test_every_variants_constants_are_trains_own(name, count):
+    tasks_of = curve.tasks_of(name, 1000, (count,))
+    assert len({task.run for task in tasks_of}) == len(tasks_of) == (3 if count in (250, 1000) else 1)
+    found = tasks.constants_of(tasks_of[0].arguments)
+    steps = (found["EPOCHS"][1] - 1) * found["PASSES"] * (count // found["BATCH_SIZE"])
+    wanted = 1000 * (count / 250) ** 0.5
+    assert wanted - 1 <= steps < wanted + 420  # whole epochs
+    assert found["EPOCHS"][1] - 1 >= len(found["SIZES"])  # so that each size has its epochs
+    assert found["TRAIN_IMAGES"] == count
+    assert found["VALIDATION_SHARE"] == 0.1
+    assert bool(found["START_FROM"]) == (name == "segnet_dsc-masked")
 
 
 @pytest.mark.slow
 def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
-    quick = "NETWORKS=segnet_dsc SIZES=1 BATCH_SIZE=8 THREADS=1"
-    pretraining = {"segnet_dsc": "NETWORK=segnet_dsc BATCH_SIZE=16 EPOCHS=1,2"}
-    for name, value in (("BASE", quick), ("PRETRAINING", pretraining), ("PASSES", {"segnet_dsc": 1}), ("AT_ONCE", 1),
-                        ("LENGTHS", (2, 4)), ("COUNTS", (16,)), ("MORE_SEEDS", ()),
-                        ("VARIANTS", ("segnet_dsc", "segnet_dsc-longer", "segnet_dsc-masked"))):  # fmt: skip
+    held_out = "VALIDATION_SHARE=0.25 THREADS=1"
+    own = f"NETWORK=segnet_dsc IMAGE_SIZE=32 BATCH_SIZE=16 EPOCHS=1,2 {held_out}"
+    for name, value in (("BASE", f"NETWORKS=segnet_dsc SIZES=1 {held_out}"), ("FIRST", 16), ("AT_ONCE", 1),
+                        ("LENGTHS", (2, 4)), ("COUNTS", (16, 32)), ("MORE_SEEDS", (16,)), ("EPOCH", 2),
+                        ("VARIANTS", ("segnet_dsc", "segnet_dsc-masked"))):  # fmt: skip
         monkeypatch.setattr(curve, name, value)
+    monkeypatch.setattr(pretraining, "PRETRAINED", {"segnet128": own, "vit": own})
     curve.main()
     rows = [row for row in results.rows(toy / "published") if row["run"] != "baseline"]
-    assert [row["run"] for row in rows] == [f"labels-{name}-16-0" for name in curve.VARIANTS]
-    assert {row["train_images"] for row in rows} == {16}
-    assert rows[2]["constants"]["START_FROM"].endswith("pretrained/curve/segnet_dsc/pretrained.pt")
     lines = results.lines_of("lengths.jsonl", toy / "published")
+    assert [(row["train_images"], row["seed"]) for row in rows] == 2 * [(16, 0), (16, 1), (16, 2), (32, 0)]
+    assert {row["constants"]["PASSES"] for row in rows} == {1}
+    assert rows[4]["constants"]["START_FROM"].endswith("pretrained/tried-segnet128/segnet_dsc/pretrained.pt")
+    assert not list(toy.glob("curve-*"))
+    assert curve.measured() == {"segnet_dsc": {16: rows[:3], 32: rows[3:4]},
+                                "segnet_dsc-masked": {16: rows[4:7], 32: rows[7:]}}  # fmt: skip
+    assert (toy / "published/curve.png").exists()
+    header, _, scratch, masked, *paper = curve.curve()
+    assert "16 labels" in header and "(n=3)" in scratch and f"{rows[7]['mean_iou']:.4f}" in masked
+    assert len(paper) == 3
     capsys.readouterr()
     curve.main()
     assert "is done" not in capsys.readouterr().out
     assert results.lines_of("lengths.jsonl", toy / "published") == lines
-    assert results.rows(toy / "published") == rows
+    assert [row for row in results.rows(toy / "published") if row["run"] != "baseline"] == rows
 
 
 @pytest.mark.slow

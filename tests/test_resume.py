@@ -113,3 +113,11 @@ def test_epochs_are_at_shares_of_the_image_size_and_the_last_is_whole(monkeypatc
     monkeypatch.setattr(train, "EPOCHS", epochs)
     monkeypatch.setattr(pets, "IMAGE_SIZE", image_size)
     assert [train.size_in(epoch) for epoch in range(*epochs)] == sizes
+
+
+def test_an_epoch_of_two_passes_is_two_epochs(script, tmp_path):
+    for run, arguments in (("one", ("EPOCHS=1,5",)), ("two", ("EPOCHS=1,3", "PASSES=2"))):
+        script("train.py", *RUN, *arguments, "TRAIN_IMAGES=32", f"RUN={run}")
+    last, same = (torch.load(tmp_path / "toy" / path, weights_only=True)["weights"]
+                  for path in ("one/segnet_dsc/epoch_04.pt", "two/segnet_dsc/epoch_02.pt"))  # fmt: skip
+    assert all(torch.equal(last[name], same[name]) for name in last)
