@@ -73,23 +73,6 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
     save(figure, path)
 
 
-def save_labels(path: Path, by_network: dict[str, dict[int, dict]]) -> None:
-    """Pixel accuracy and mean IoU over the number of labelled images, one line per network."""
-    if not by_network:
-        return
-    figure, panels = plt.subplots(2, 1, figsize=(5.6, 5.6), layout="constrained")
-    for axis, name in zip(panels, ("pixel_accuracy", "mean_iou")):
-        for network, rows in by_network.items():
-            axis.plot(list(rows), [row[name] for row in rows.values()], "o-", label=network)
-        numbers = sorted({number for rows in by_network.values() for number in rows})
-        axis.set(xlabel="labelled images", title=name.replace("_", " ").replace("iou", "IoU"), xscale="log")
-        axis.set_xticks(numbers, map(str, numbers))
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False)
-    save(figure, path)
-
-
 def save_curve(path: Path, by_variant: dict[str, dict[int, list[float]]], others: dict[str, dict[int, float]]) -> None:
     """Mean IoU over the number of labelled images, a line for each title; bars are a deviation over seeds.
 

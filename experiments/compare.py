@@ -15,7 +15,7 @@ from common.settings import UserError
 from experiments import charts, findings, tasks, trials
 from experiments.tasks import Task
 
-GROUPS = ("study", "full", "clock", "labels")  # what is compared; see tasks.py
+GROUPS = ("study", "full", "clock")  # what is compared; see tasks.py
 VARIANTS = ("all",)  # of the groups, by name
 AT_ONCE = 2  # runs at a time, of one thread each; those of "full" and "clock" run alone, with all threads
 
@@ -35,9 +35,7 @@ def main() -> None:
     for n, alone in ((AT_ONCE, False), (1, True)):
         for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.alone == alone]):
             print(f"{run} is done", flush=True)
-    rows = results.rows(folder)
-    charts.save_comparison(folder / "comparison.png", findings.comparison(rows))
-    charts.save_labels(folder / "labels.png", findings.labels(rows))
+    charts.save_comparison(folder / "comparison.png", findings.comparison(results.rows(folder)))
 
 
 def make_caches(missing: list[Task]) -> None:

@@ -103,22 +103,23 @@ def choose_length(name: str) -> tuple[str, int]:
 
     Of the runs that it makes, the chosen one's folder stays, to be tested.
     """
-    while steps := next_length(tries(name)):
+    while steps := next_length(tries(name, pets.data_name())):
         line = tried(name, task_of(name, FIRST, steps, seed=0))
         append_line(pets.published_folder() / "lengths.jsonl", json.dumps(line))
         print(f"{name}, {FIRST} images, {steps} steps: {line['validation_mean_iou']}", flush=True)
-    found = tries(name)
+    found = tries(name, pets.data_name())
     for steps in found.keys() - {best(found)}:
         shutil.rmtree(pets.outputs_folder() / task_of(name, FIRST, steps, seed=0).run, ignore_errors=True)
     return name, best(found)
 
 
-def tries(name: str) -> dict[int, Row]:
-    """A variant's lines in lengths.jsonl, by steps in the order of LENGTHS."""
+def tries(name: str, data: str = "") -> dict[int, Row]:
+    """A variant's lines in lengths.jsonl, by steps in the order of LENGTHS; on these data, "": on any."""
     lines = results.lines_of("lengths.jsonl", pets.published_folder())
-    by_key = {(*line["arguments"], line["version"], line["data"]): line for line in lines}
-    keys = {n: (*task_of(name, FIRST, n, seed=0).arguments, results.VERSION, pets.data_name()) for n in LENGTHS}
-    return {steps: by_key[key] for steps, key in keys.items() if key in by_key}
+    lines = [line for line in lines if line["version"] == results.VERSION and data in ("", line["data"])]
+    by_arguments = {tuple(line["arguments"]): line for line in lines}
+    arguments = {steps: task_of(name, FIRST, steps, seed=0).arguments for steps in LENGTHS}
+    return {steps: by_arguments[key] for steps, key in arguments.items() if key in by_arguments}
 
 
 def next_length(found: dict[int, Row]) -> int | None:
@@ -168,7 +169,7 @@ def tasks_of(name: str, chosen: int, counts: tuple[int, ...]) -> list[Task]:
 
 def measured() -> dict[str, dict[int, list[Row]]]:
     """Rows of what has been trained for as long as it gains, by variant and number of labelled images."""
-    known = [row for row in results.rows(pets.published_folder()) if row["data"] == pets.data_name()]
+    known = results.rows(pets.published_folder())
     found: dict[str, dict[int, list[Row]]] = {}
     for name in SETTINGS:
         tried_so_far = tries(name)

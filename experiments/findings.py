@@ -3,7 +3,7 @@
 import json
 import statistics
 
-from common.results import OLD_MARK, PUBLISHED, VERSION, Row, lines_of, mark, rows
+from common.results import OLD_MARK, PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
 from experiments.tasks import Task, predecessor, row_of, tasks
 
@@ -213,25 +213,3 @@ class Pair:
 
 def shown(entry: dict[str, object], result: str) -> str:
     return spread(entry[result]) + (OLD_MARK if entry["old"] else "")
-
-
-def labels(lines: list[Row]) -> dict[str, dict[int, Row]]:
-    """compare.py's group "labels": rows by encoder and number of labelled images."""
-    found: dict[str, dict[int, Row]] = {}
-    for (variant, _), of_variant in by_variant(("labels",)).items():
-        new = [row for task in of_variant if (row := row_of(task, lines))]
-        for row in new or [row for task in of_variant if (row := predecessor(task, lines))]:
-            found.setdefault(variant, {})[row["train_images"]] = row
-    return {network: dict(sorted(by_number.items())) for network, by_number in found.items()}
-
-
-def labelled() -> list[str]:
-    numbers = sorted({number for by_number in labels(rows()).values() for number in by_number})
-    cells_of = {
-        network: [
-            f"{row['pixel_accuracy']:.4f} / {row['mean_iou']:.4f}{mark(row)}" for row in map(by_number.get, numbers)
-        ]
-        for network, by_number in labels(rows()).items()
-    }
-    cells = [(network, *measured) for network, measured in cells_of.items()]
-    return markdown(("pixel accuracy / mean IoU", *(f"{n} images" for n in numbers)), cells)

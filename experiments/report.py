@@ -27,7 +27,7 @@ RESULTS = {"pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "iou": "i
            "two_class_pet_iou": "pet IoU without border"}  # fmt: skip
 PICTURES = {"curves": "Training", "confusion": "Confusion, in shares of the true class", "best": "Best cases",
             "typical": "Typical cases", "worst": "Worst cases"}  # fmt: skip
-COMPARISONS = {"comparison": "Accuracy against cost", "labels": "Accuracy over labelled images"}  # of compare.py
+COMPARISONS = {"comparison": "Accuracy against cost", "curve": "Accuracy over labelled images"}
 
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 20%, transparent); --bar: #f4a259; }

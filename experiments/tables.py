@@ -13,7 +13,7 @@ from collections.abc import Callable
 from common import settings
 from common.files import REPOSITORY
 from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
-from experiments import findings, pretraining, scaling, speed
+from experiments import curve, findings, pretraining, scaling, speed
 from experiments.findings import markdown, spread
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
@@ -281,7 +281,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, agreement, memory,
               large_images, onnx,
               kills, speed.speed, speed.machines, speed.gains, scaling.ranks, scaling.scale,
-              scaling.how_far, pretraining.pretraining, findings.compared, answers, findings.labelled,
+              scaling.how_far, pretraining.pretraining, findings.compared, answers, curve.curve, curve.tried_lengths,
               findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 

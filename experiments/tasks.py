@@ -34,20 +34,11 @@ FULL = (  # at 128 px: group, name of the run, networks, what it changes, seeds
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
     ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),  # as good, as soon as possible
 )
-# What pretraining is worth in labelled images: 1380 steps of 8 each
-LABELS = "NETWORKS=segnet_dsc IMAGE_SIZE=96 SIZES=0.6667,0.6667,1 THREADS=1"
-ENCODERS = {
-    "segnet_dsc": "",
-    "lite0-random": "ENCODER=tf_efficientnet_lite0 ENCODER_WEIGHTS=random ENCODER_RATE=1.0",
-    "lite0-pretrained": "ENCODER=tf_efficientnet_lite0",
-}
-SHARES = {0.1: "TRAIN_SHARE=0.1 EPOCHS=1,31", 0.3: "TRAIN_SHARE=0.3 EPOCHS=1,11", 1.0: "TRAIN_SHARE=1.0 EPOCHS=1,4"}
-
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 
 
 class Task(NamedTuple):
-    group: str  # "study", "full", "clock" or "labels"
+    group: str  # "study", "full" or "clock"; "curve" of curve.py
     variant: str  # what tables call it
     run: str
     arguments: tuple[str, ...]  # NAME=VALUE for train.py
@@ -74,9 +65,6 @@ def tasks() -> list[Task]:
         for seed in SEEDS
         for name, setting in VARIANTS.items()
     ]
-    for share, setting in SHARES.items():
-        for name, encoder in ENCODERS.items():
-            found.append(Task("labels", name, f"labels-{name}-{share}", tuple(changed(LABELS, f"{setting} {encoder}"))))
     for group, run, networks, setting, seeds in FULL:
         for network, seed in itertools.product(networks.split(","), seeds):
             variant = network if run == "defaults" else run

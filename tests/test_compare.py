@@ -21,20 +21,15 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
-    for name, value in (("STUDY", QUICK), ("LABELS", QUICK), ("SEEDS", (0, 1)),
-                        ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}), ("FULL", ()),
-                        ("SHARES", {0.5: "TRAIN_SHARE=0.5", 1.0: ""}), ("ENCODERS", {"scratch": ""})):  # fmt: skip
+    for name, value in (("STUDY", QUICK), ("SEEDS", (0, 1)),
+                        ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}), ("FULL", ())):  # fmt: skip
         monkeypatch.setattr(tasks, name, value)
-    monkeypatch.setattr(compare, "GROUPS", ("study", "labels"))
+    monkeypatch.setattr(compare, "GROUPS", ("study",))
     monkeypatch.setattr(compare, "AT_ONCE", 1)
     compare.main()
     rows = results.rows(toy / "published")
     study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
-    assert sorted(row["run"] for row in rows if row["run"] != "baseline") == [
-        "labels-scratch-0.5",
-        "labels-scratch-1.0",
-        *study_runs,
-    ]
+    assert sorted(row["run"] for row in rows if row["run"] != "baseline") == study_runs
     assert not list(toy.glob("study-*/*"))  # rows stay, weights don't
     entries = {entry["name"]: entry for entry in findings.comparison(rows)}
     of = [row["mean_iou"] for row in rows if row["run"].startswith("study-unet_dsc")]
@@ -42,8 +37,7 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     assert len(of) == 2
     in_float32 = machine.precision("auto").itemsize / 4  # of a map's bytes; indices have theirs in any type
     assert entries["unet_dsc"]["kept_bytes"] == 64 * in_float32 * entries["segnet_dsc"]["kept_bytes"]
-    assert [len(by_number) for by_number in findings.labels(rows).values()] == [2]
-    assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png", "labels.png"}
+    assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png"}
     compare.main()
     assert "0 rows are missing" in capsys.readouterr().out
     assert results.rows(toy / "published") == rows
