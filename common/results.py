@@ -45,5 +45,5 @@ def mark(row: Row) -> str:
 
 
 def has_name(row: Row) -> bool:
-    """Whether the row stands for itself, and is not one of the many rows of experiments/compare.py."""
-    return not row["run"].startswith(("study-", "labels-"))
+    """Whether the row stands for itself, and is not one of the many that experiments/ compares."""
+    return not row["run"].startswith(("study-", "labels-", "curve-"))

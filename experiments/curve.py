@@ -1,25 +1,26 @@
-"""What pretraining is worth in labelled images: networks trained on 250 to 3311 of them, each for as long as it gains.
+"""What pretraining is worth in labelled images: networks trained on 250 to 3311 of them, each for as long as it wants.
 
     python -m experiments.curve                              what outputs/published lacks; days on 2 cores
     python -m experiments.curve COUNTS=250 VARIANTS=vit-random,vit-masked
 
 1. A masked auto-encoder learns from the training images without labels, and without the validation tenth.
 2. How long is trained? With 250 labels and one seed, twice as many steps as long as that gains GAIN of mean IoU on the
-   validation tenth; with more, as many times more as the square root of their number. The validation tenth chooses
-   that and nothing else. Every try is a line in outputs/published/lengths.jsonl.
+   validation tenth. The best of them is taken, and grows with the square root of the number of labels. Every try is a
+   line in outputs/published/lengths.jsonl.
 3. What has been trained for so long is tested on the test split: rows in outputs/published/results.jsonl.
 
-The smaller sets are inside the larger, and the largest is all training images beside the validation tenth. Lite0 comes
+The smaller sets are inside the larger, and the largest is all training images but the validation tenth. Lite0 comes
 with ImageNet's weights: the labels of 1.3 M other images. The same network from random weights stands beside it.
 """
 
 import json
 import math
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import fetch_oxford_iiit_pets as pets
-from common import machine, results, settings
+from common import checkpoints, results, settings
 from common.files import append_line
 from common.results import Row
 from common.settings import UserError
@@ -28,6 +29,7 @@ from dataset.batches import numbers
 from experiments import charts, compare, pretraining, trials
 from experiments.findings import markdown, spread
 from experiments.tasks import Task, row_of
+from test import of_all_legs
 
 # What is compared
 COUNTS = (250, 500, 1000, 2000, 3311)  # labelled images
@@ -74,7 +76,9 @@ PAPER = {
 def main() -> None:
     if AT_ONCE < 1:
         raise UserError("AT_ONCE is at least 1")
-    settings.check(globals(), {"VARIANTS": ("all", *SETTINGS)}, {"COUNTS": (1, available())})
+    counts = (1, available())
+    settings.check(globals(), {"VARIANTS": ("all", *SETTINGS)},
+                   {"COUNTS": counts, "FIRST": counts, "LENGTHS": (1, math.inf)})  # fmt: skip
     wanted = [name for name in SETTINGS if name in VARIANTS or "all" in VARIANTS]
     for before in dict.fromkeys(SETTINGS[name].pretraining for name in wanted if SETTINGS[name].pretraining):
         pretraining.file_of(before)
@@ -85,9 +89,11 @@ def main() -> None:
     missing = [(t,) for name in wanted for t in tasks_of(name, steps[name], COUNTS) if not row_of(t, rows)]
     for run in trials.at_once(AT_ONCE, compare.train_and_test, missing):
         print(f"{run} is done", flush=True)
+    for name in wanted:  # where 250 labels are not among COUNTS
+        shutil.rmtree(pets.outputs_folder() / task_of(name, FIRST, steps[name], seed=0).run, ignore_errors=True)
     titled = {
         SETTINGS[name].title: {count: [row["mean_iou"] for row in found] for count, found in by_count.items()}
-        for name, by_count in measured().items()
+        for name, by_count in measured(pets.published_folder()).items()
     }
     charts.save_curve(pets.published_folder() / "curve.png", titled, PAPER)
 
@@ -103,20 +109,21 @@ def choose_length(name: str) -> tuple[str, int]:
 
     Of the runs that it makes, the chosen one's folder stays, to be tested.
     """
-    while steps := next_length(tries(name, pets.data_name())):
+    folder, data = pets.published_folder(), pets.data_name()
+    while steps := next_length(tries(name, folder, data)):
         line = tried(name, task_of(name, FIRST, steps, seed=0))
-        append_line(pets.published_folder() / "lengths.jsonl", json.dumps(line))
+        append_line(folder / "lengths.jsonl", json.dumps(line))
         print(f"{name}, {FIRST} images, {steps} steps: {line['validation_mean_iou']}", flush=True)
-    found = tries(name, pets.data_name())
+    found = tries(name, folder, data)
     for steps in found.keys() - {best(found)}:
         shutil.rmtree(pets.outputs_folder() / task_of(name, FIRST, steps, seed=0).run, ignore_errors=True)
     return name, best(found)
 
 
-def tries(name: str, data: str = "") -> dict[int, Row]:
-    """A variant's lines in lengths.jsonl, by steps in the order of LENGTHS; on these data, "": on any."""
-    lines = results.lines_of("lengths.jsonl", pets.published_folder())
-    lines = [line for line in lines if line["version"] == results.VERSION and data in ("", line["data"])]
+def tries(name: str, folder: Path, data: str) -> dict[int, Row]:
+    """A variant's lines in the folder's lengths.jsonl, on these data, by steps in the order of LENGTHS."""
+    known = {"version": results.VERSION, "data": data}.items()
+    lines = [line for line in results.lines_of("lengths.jsonl", folder) if known <= line.items()]
     by_arguments = {tuple(line["arguments"]): line for line in lines}
     arguments = {steps: task_of(name, FIRST, steps, seed=0).arguments for steps in LENGTHS}
     return {steps: by_arguments[key] for steps, key in arguments.items() if key in by_arguments}
@@ -141,74 +148,94 @@ def best(found: dict[int, Row]) -> int:
 def tried(name: str, task: Task) -> dict[str, object]:
     """Trains, and returns the line of that; the run's folder stays."""
     trials.run("train.py", *task.arguments, f"RUN={task.run}")
-    found = trials.last_epoch(pets.outputs_folder() / task.run)
+    folder = pets.outputs_folder() / task.run
+    (newest,) = (checkpoints.weights_path(path, checkpoints.newest_epoch(path)) for path in folder.iterdir())
+    saved = checkpoints.load_file(newest)
     line = {"variant": name, "arguments": list(task.arguments), "version": results.VERSION, "data": pets.data_name()}
-    command = {"threads": 1, "command": f"python train.py {' '.join(task.arguments)}"}
-    return line | found | machine.about() | {"precision": machine.precision_name("auto")} | command
+    line |= trials.last_epoch(folder) | {"seconds": round(saved["train_seconds"])}
+    return line | of_all_legs(saved) | {"precision": saved["legs"][-1]["precision"]}
 
 
 def task_of(name: str, count: int, steps: int, seed: int) -> Task:
-    """A training on so many labelled images, for at least so many steps."""
+    """A training on so many labelled images, for about so many steps: whole epochs."""
     variant = SETTINGS[name]
     passes = max(1, round(EPOCH * BATCH / count))
-    epochs = math.ceil(steps / (passes * max(1, count // BATCH)))
-    setting = variant.setting.format(pretraining.path_of(variant.pretraining) if variant.pretraining else "")
+    epochs = max(1, round(steps / (passes * max(1, count // BATCH))))
+    path = pretraining.path_of(variant.pretraining) if variant.pretraining else ""
+    setting = [argument.format(path) for argument in variant.setting.split()]
     counted = f"IMAGE_SIZE={pets.IMAGE_SIZE} BATCH_SIZE={BATCH} TRAIN_IMAGES={count} PASSES={passes}"
-    arguments = (*BASE.split(), *setting.split(), *counted.split(), f"EPOCHS=1,{epochs + 1}", f"SEED={seed}")
+    arguments = (*BASE.split(), *setting, *counted.split(), f"EPOCHS=1,{epochs + 1}", f"SEED={seed}")
     return Task("curve", name, f"curve-{name}-{count}-{steps}-{seed}", arguments)
 
 
-def tasks_of(name: str, chosen: int, counts: tuple[int, ...]) -> list[Task]:
-    """All trainings of a variant; chosen: steps for FIRST labelled images."""
+def tasks_of(name: str, chosen: int, counts: tuple[int, ...], seeds: tuple[int, ...] = ()) -> list[Task]:
+    """Trainings of a variant; chosen: steps for FIRST labelled images; seeds: (): three for MORE_SEEDS, else one."""
     return [
         task_of(name, count, round(chosen * math.sqrt(count / FIRST)), seed)
         for count in counts
-        for seed in ((0, 1, 2) if count in MORE_SEEDS else (0,))
+        for seed in seeds or ((0, 1, 2) if count in MORE_SEEDS else (0,))
     ]
 
 
-def measured() -> dict[str, dict[int, list[Row]]]:
-    """Rows of what has been trained for as long as it gains, by variant and number of labelled images."""
-    known = results.rows(pets.published_folder())
+def measured(folder: Path = results.PUBLISHED) -> dict[str, dict[int, list[Row]]]:
+    """Rows of what has been trained for as long as it wants, by variant and number of labelled images.
+
+    Of the data that lengths.jsonl ends with.
+    """
+    data = data_of(folder)
+    rows = [row for row in results.rows(folder) if row["run"].startswith("curve-") and row["data"] == data]
     found: dict[str, dict[int, list[Row]]] = {}
     for name in SETTINGS:
-        tried_so_far = tries(name)
-        if tried_so_far and not next_length(tried_so_far):
-            for task in tasks_of(name, best(tried_so_far), COUNTS):
-                if row := row_of(task, known):
-                    found.setdefault(name, {}).setdefault(row["train_images"], []).append(row)
-    return found
+        by_steps = tries(name, folder, data)
+        for row in rows if by_steps and not next_length(by_steps) else ():
+            (task,) = tasks_of(name, best(by_steps), (row["train_images"],), seeds=(row["seed"],))
+            if row_of(task, [row]):
+                found.setdefault(name, {}).setdefault(row["train_images"], []).append(row)
+    return {name: dict(sorted(by_count.items())) for name, by_count in found.items()}
 
 
-def curve() -> list[str]:
+def data_of(folder: Path) -> str:
+    lines = results.lines_of("lengths.jsonl", folder)
+    return lines[-1]["data"] if lines else ""
+
+
+def curve(folder: Path = results.PUBLISHED) -> list[str]:
     """Mean IoU on the test split over labelled images, with the paper's below."""
-    by_variant = measured()
-    counts = sorted({count for by_count in by_variant.values() for count in by_count} | {*COUNTS})
+    by_variant = measured(folder)
+    counts = sorted({count for by_count in by_variant.values() for count in by_count})
+    if not counts:
+        return ["Not measured yet."]
     cells = [
-        (SETTINGS[name].title, *(told(by_count[count]) if count in by_count else "-" for count in counts))
+        (SETTINGS[name].title, *(of_seeds(by_count[count]) if count in by_count else "-" for count in counts))
         for name, by_count in by_variant.items()
     ]
-    nearest = {count: min(next(iter(PAPER.values())), key=lambda of: abs(of - count)) for count in counts}
     for name, values in PAPER.items():
-        cells.append((name, *(f"{values[nearest[c]]:.3f}" + ("" if nearest[c] == c else f" ({nearest[c]})")
-                              for c in counts)))  # fmt: skip
+        nearest = [min(values, key=lambda known: abs(known - count)) for count in counts]
+        told = (f"{values[n]:.3f}" + ("" if n == count else f" ({n})") for n, count in zip(nearest, counts))
+        cells.append((name, *told))
     return markdown(("mean IoU", *(f"{count} labels" for count in counts)), cells)
 
 
-def told(of_seeds: list[Row]) -> str:
-    return spread([row["mean_iou"] for row in of_seeds]) + (f" (n={len(of_seeds)})" if len(of_seeds) > 1 else "")
+def of_seeds(rows: list[Row]) -> str:
+    return spread([row["mean_iou"] for row in rows]) + (f" (n={len(rows)})" if len(rows) > 1 else "")
 
 
-def tried_lengths() -> list[str]:
-    """Mean IoU on the validation tenth over steps."""
-    found = {name: by_steps for name in SETTINGS if (by_steps := tries(name))}
-    steps = [n for n in LENGTHS if any(n in by_steps for by_steps in found.values())]
-    cells = [
-        (SETTINGS[name].title, *(f"{by_steps[n]['validation_mean_iou']:.4f} ({by_steps[n]['seconds'] / 60:.0f} min)"
-                                 if n in by_steps else "-" for n in steps))
-        for name, by_steps in found.items()
-    ]  # fmt: skip
-    return markdown((f"mean IoU with {FIRST} labels", *(f"{n} steps" for n in steps)), cells)
+def tried_lengths(folder: Path = results.PUBLISHED) -> list[str]:
+    """Mean IoU on the validation tenth over steps, and the minutes that they took; before them those of pretraining."""
+    by_variant = {name: by_steps for name in SETTINGS if (by_steps := tries(name, folder, data_of(folder)))}
+    steps = [n for n in LENGTHS if any(n in by_steps for by_steps in by_variant.values())]
+    if not steps:
+        return ["Not measured yet."]
+    cells = []
+    for name, by_steps in by_variant.items():
+        before = pretraining.line_of(SETTINGS[name].pretraining) if SETTINGS[name].pretraining else None
+        told = {n: f"{line['validation_mean_iou']:.4f} ({minutes(line)})" for n, line in by_steps.items()}
+        cells.append((SETTINGS[name].title, minutes(before) if before else "-", *(told.get(n, "-") for n in steps)))
+    return markdown((f"mean IoU with {FIRST} labels", "pretraining", *(f"{n} steps" for n in steps)), cells)
+
+
+def minutes(line: Row) -> str:
+    return f"{line['seconds'] / 60:.0f} min"
 
 
 if __name__ == "__main__":

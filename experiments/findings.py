@@ -1,4 +1,4 @@
-"""What the published rows say about SegNet: compare.py's variants in one table, five questions, the price of labels."""
+"""What the published rows say about SegNet: compare.py's variants in one table, questions answered from them."""
 
 import json
 import statistics

@@ -14,12 +14,13 @@ from pathlib import Path
 import fetch_oxford_iiit_pets as pets
 from common import checkpoints, machine, results, settings
 from common.files import append_line
+from common.settings import UserError
 from experiments import trials
 from experiments.findings import difference, markdown, spread
 from experiments.tasks import changed
 
 NAMES = ("all",)  # what is tried, of TRIED
-SEEDS = (0, 1, 2)  # of the training on labels: its first weights, images and their order; a pretraining has one
+SEEDS = (0, 1, 2)  # of the training on labels: its first weights, the order of images; a pretraining has one
 AT_ONCE = 2  # trainings at a time, of one thread each
 
 VIT = "vit_tiny_patch16_224"
@@ -60,6 +61,13 @@ def file_of(name: str) -> tuple[str, Path]:
     arguments, key = PRETRAINED[name], {"kind": "pretraining", "name": name, "arguments": PRETRAINED[name]}
     path = path_of(name)
     folder = path.parent
+    others = [
+        line
+        for line in results.lines_of("pretraining.jsonl", pets.published_folder())
+        if (line["kind"], line["name"]) == ("pretraining", name) and line["arguments"] != PRETRAINED[name]
+    ]
+    if others:  # trainings are known by the path of what they began with
+        raise UserError(f"pretraining.jsonl has a {name} with other arguments; give this one another name")
     if not path.exists() or not known(key):
         trials.run("pretrain.py", *arguments.split(), f"RUN=tried-{name}")
     if not known(key):
@@ -69,6 +77,12 @@ def file_of(name: str) -> tuple[str, Path]:
                    "validation_loss": last["validation_loss"], "seconds": round(saved["train_seconds"]),
                    **saved["legs"][-1], "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
     return name, path
+
+
+def line_of(name: str) -> dict[str, object] | None:
+    """What a pretraining has learnt; None if it has no line."""
+    lines = results.lines_of("pretraining.jsonl")
+    return next((line for line in reversed(lines) if (line["kind"], line["name"]) == ("pretraining", name)), None)
 
 
 def path_of(name: str) -> Path:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -34,19 +35,20 @@ def validated(name: str, arguments: list[str]) -> dict[str, float]:
     """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results."""
     folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
     shutil.rmtree(folder, ignore_errors=True)  # of an experiment that was stopped
+    start = time.perf_counter()
     run("train.py", *arguments, f"RUN={folder.name}")
+    seconds = time.perf_counter() - start
     found = last_epoch(folder)
     shutil.rmtree(folder)
-    return found
+    return found | {"seconds": round(seconds, 1)}
 
 
 def last_epoch(folder: Path) -> dict[str, float]:
-    """The last epoch's loss and validation results of the one network in a run's folder, and the seconds of all."""
+    """The last epoch's loss and validation results, of the one network in a run's folder."""
     (history,) = folder.glob("*/history.csv")
     with open(history, newline="") as file:
-        rows = list(csv.DictReader(file))
-    found = {name: round(float(v), 5) for name, v in rows[-1].items() if name.startswith(("loss", "validation"))}
-    return found | {"seconds": round(sum(float(row["seconds"]) for row in rows), 1)}
+        *_, last = csv.DictReader(file)
+    return {name: round(float(value), 5) for name, value in last.items() if name.startswith(("loss", "validation"))}
 
 
 def at_once(n: int, work: Callable[..., Any], tasks: Iterable[tuple]) -> Iterator[Any]:
