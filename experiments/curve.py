@@ -234,6 +234,31 @@ def tried_lengths(folder: Path = results.PUBLISHED) -> list[str]:
     return markdown((f"mean IoU with {FIRST} labels", "pretraining", *(f"{n} steps" for n in steps)), cells)
 
 
+def worth() -> str:
+    """What pretraining is worth, for the README: with few labels, with which weights, and with all labels."""
+    by_variant, few = measured(), FIRST
+    scratch, imagenet = (named(*names) for names in (("record40", "segnet_dsc"), ("lite0", "segnet_dsc_lite0")))
+    said = [
+        "**What is pretraining worth in labels?** With ImageNet's weights, and so with the labels of 1.3 M other "
+        f"images, Lite0 reaches mean IoU {of_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images; the "
+        f"separable SegNet from scratch {scratch['mean_iou']:.4f} from {scratch['train_images']:,}, after "
+        f"{scratch['epochs']} epochs.",
+        pretraining.worth(),
+    ]
+    masked, random = (by_variant.get(name, {}).get(few) for name in ("vit-masked", "vit-random"))
+    if masked and random:
+        said.append(f"On the test split, each trained for as long as it wants, the transformer reaches "
+                    f"{of_seeds(masked)} with it and {of_seeds(random)} without.")  # fmt: skip
+    gain = imagenet["mean_iou"] - scratch["mean_iou"]
+    said.append(f"With all {imagenet['train_images']:,} labels ImageNet's weights still bring {gain:+.4f} "
+                "([more](experiments/README.md#what-a-label-is-worth)).")  # fmt: skip
+    return " ".join(said)
+
+
+def named(run: str, network: str) -> Row:
+    return [row for row in results.rows() if (row["run"], row["network"]) == (run, network)][-1]
+
+
 def minutes(line: Row) -> str:
     return f"{line['seconds'] / 60:.0f} min"
 

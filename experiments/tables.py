@@ -149,7 +149,7 @@ def study_groups(study: str) -> list[dict[str, dict[int, Row]]]:
 def answers() -> list[str]:
     """What rows and trials say, in numbered sentences."""
     said = findings.answers()
-    return [*said, f"{len(said) + 1}. {pretraining.worth()}"]
+    return [*said, f"{len(said) + 1}. {curve.worth()}"]
 
 
 def study() -> list[str]:
