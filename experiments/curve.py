@@ -89,8 +89,8 @@ def main() -> None:
     missing = [(t,) for name in wanted for t in tasks_of(name, steps[name], COUNTS) if not row_of(t, rows)]
     for run in trials.at_once(AT_ONCE, compare.train_and_test, missing):
         print(f"{run} is done", flush=True)
-    for name in wanted:  # where 250 labels are not among COUNTS
-        shutil.rmtree(pets.outputs_folder() / task_of(name, FIRST, steps[name], seed=0).run, ignore_errors=True)
+    for task in (task for name in wanted for task in tasks_of(name, steps[name], (FIRST, *COUNTS))):
+        shutil.rmtree(pets.outputs_folder() / task.run, ignore_errors=True)  # of a length, or a run that was stopped
     titled = {
         SETTINGS[name].title: {count: [row["mean_iou"] for row in found] for count, found in by_count.items()}
         for name, by_count in measured(pets.published_folder()).items()
