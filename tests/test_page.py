@@ -162,10 +162,14 @@ def address(own_weights, tmp_path):
         stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # nohup has it ignored
     ) as process:
-        yield process.stdout.readline().split()[4]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        try:
+            yield process.stdout.readline().split()[4]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
     assert not list((tmp_path / "temporary").iterdir())
 
 
