@@ -244,6 +244,7 @@ def worth() -> str:
         f"separable SegNet from scratch {scratch['mean_iou']:.4f} from {scratch['train_images']:,}, after "
         f"{scratch['epochs']} epochs.",
         pretraining.worth(),
+        longer(),
     ]
     masked, random = (by_variant.get(name, {}).get(few) for name in ("vit-masked", "vit-random"))
     if masked and random:
@@ -253,6 +254,19 @@ def worth() -> str:
     said.append(f"With all {imagenet['train_images']:,} labels ImageNet's weights still bring {gain:+.4f} "
                 "([more](experiments/README.md#what-a-label-is-worth)).")  # fmt: skip
     return " ".join(said)
+
+
+def longer() -> str:
+    """What the transformer reaches when it is trained for longer, for the README."""
+    masked, random = (
+        tries(name, results.PUBLISHED, data_of(results.PUBLISHED)) for name in ("vit-masked", "vit-random")
+    )
+    reached = [f"{found[best(found)]['validation_mean_iou']:.4f}" for found in (random, masked)]
+    still = " and still gains" if next_length(random) else ""
+    return (
+        f"Trained for longer, the transformer from random weights comes to {reached[0]} there, after {best(random):,} "
+        f"steps{still}, against {reached[1]} after {best(masked):,}."
+    )
 
 
 def named(run: str, network: str) -> Row:
