@@ -84,7 +84,7 @@ RANGES = {
 
 # Which of them may differ when a run is resumed, as in train.py; a run knows its network and its images otherwise
 FIXED = frozenset({"DECODER_WIDTH", "DECODER_DEPTH", "SQUARE", "SEED", "IMAGE_SIZE", "FINER", "VALIDATION_SHARE"})
-ANY_TIME = frozenset({"NETWORK", "RUN", "IMAGES", "CHECK_EVERY"})
+ANY_TIME = frozenset({"NETWORK", "RUN", "IMAGES", "THREADS", "CHECK_EVERY"})
 
 PICTURED = 8  # images in the picture
 
@@ -181,7 +181,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
 
 
 def constants() -> dict[str, object]:
-    """All that decides what the trained weights will be."""
+    """All that decides what the trained weights will be, but for the rounding of THREADS, which the legs record."""
     found = settings.constants(sys.modules[__name__])
     found |= {"FLIP": augment.FLIP, "DATASET": pets.DATASET, "IMAGE_SIZE": pets.IMAGE_SIZE}
     return {name: value for name, value in found.items() if name not in ANY_TIME}

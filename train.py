@@ -91,7 +91,7 @@ FIXED = frozenset(  # never
     {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED", "IMAGE_SIZE", "VALIDATION_SHARE", "TRAIN_SHARE"}
     | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES", "START_FROM", "START_PART", "TRAIN_IMAGES"}
 )
-ANY_TIME = frozenset({"NETWORKS", "RUN", "CHECK_EVERY"})  # always; the others, where EPOCHS begins a new leg
+ANY_TIME = frozenset({"NETWORKS", "RUN", "THREADS", "CHECK_EVERY"})  # always; others, where EPOCHS begins a new leg
 
 
 def main() -> None:
@@ -188,7 +188,7 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
 
 
 def constants() -> dict[str, object]:
-    """All that decides what the trained weights will be."""
+    """All that decides what the trained weights will be, but for the rounding of THREADS, which the legs record."""
     found = settings.constants(sys.modules[__name__]) | settings.constants(augment)
     found |= {name: getattr(pets, name) for name in ("DATASET", "IMAGE_SIZE")}
     return {name: value for name, value in found.items() if name not in ANY_TIME}

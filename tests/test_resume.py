@@ -46,7 +46,7 @@ def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
     state = checkpoints.load_file(begun / "state.pt")
     state["constants"]["EPOCHS"] = (1, 5)  # as if it had been stopped
     torch.save(state, begun / "state.pt")
-    assert "THREADS=1" in script("train.py", *constants, "THREADS=2", fails=True)
+    assert "BATCH_SIZE=16" in script("train.py", *constants, "BATCH_SIZE=8", fails=True)
     with monkeypatch.context() as patch:
         here = machine.precision_name("auto")
         patch.setattr(machine, "precision_name", lambda _: "float16")  # as on another machine
@@ -56,7 +56,9 @@ def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
     image.write_bytes(whole + b"\0")  # other data of the same names
     assert "was begun with other images; choose another RUN" in script("train.py", *constants, fails=True)
     image.write_bytes(whole)
-    assert "going on after epoch 2" in script("train.py", *constants)
+    assert "going on after epoch 2" in script("train.py", *constants, "THREADS=2")  # like the machine, it's on record
+    legs = checkpoints.load_file(begun / "state.pt")["legs"]
+    assert [leg["threads"] for leg in legs] == [1, 2]
 
 
 def test_a_constant_that_an_old_state_lacks_had_its_default(script, begun):
