@@ -258,9 +258,8 @@ def worth() -> str:
 
 def longer() -> str:
     """What the transformer reaches when it is trained for longer, for the README."""
-    masked, random = (
-        tries(name, results.PUBLISHED, data_of(results.PUBLISHED)) for name in ("vit-masked", "vit-random")
-    )
+    folder = results.PUBLISHED
+    masked, random = (tries(name, folder, data_of(folder)) for name in ("vit-masked", "vit-random"))
     reached = [f"{found[best(found)]['validation_mean_iou']:.4f}" for found in (random, masked)]
     still = " and still gains" if next_length(random) else ""
     return (
