@@ -160,6 +160,10 @@ def study_long() -> list[str]:
     return study_table("long")
 
 
+def study_moved() -> list[str]:
+    return study_table("moved")
+
+
 def study_encoder() -> list[str]:
     return study_table("encoder")
 
@@ -184,7 +188,7 @@ def study_table(study: str) -> list[str]:
         seen |= by_setting.keys() - {""}  # a base stays beside the settings that are compared with it
     header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
               "small pets", "change in mean IoU", "seconds")  # fmt: skip
-    return markdown(header, cells)
+    return markdown(header, cells) if cells else ["Not measured yet."]
 
 
 def of_validation(lines: dict[int, Row], name: str) -> list[float]:
@@ -278,11 +282,10 @@ def onnx() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_encoder, agreement, memory,
-              large_images, onnx,
-              kills, speed.speed, speed.machines, speed.gains, scaling.ranks, scaling.scale,
-              scaling.how_far, pretraining.pretraining, findings.compared, answers, curve.curve, curve.tried_lengths,
-              findings.decoders, findings.aligned, findings.shares)
+    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_moved, study_encoder,
+              agreement, memory, large_images, onnx, kills, speed.speed, speed.machines, speed.gains, scaling.ranks,
+              scaling.scale, scaling.how_far, pretraining.pretraining, findings.compared, answers, curve.curve,
+              curve.tried_lengths, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -22,8 +22,12 @@ def data_constants() -> list[str]:
 
 
 def run(script: str, *arguments: str) -> str:
-    """Runs a script on the same data, to its end; returns what it printed. Raises UserError with its last line."""
-    command = [sys.executable, str(REPOSITORY / script), *data_constants(), *arguments]
+    """Runs a script on the same data, to its end; returns what it printed. Raises UserError with its last line.
+
+    script: "train.py", or a module such as "experiments.levers".
+    """
+    program = [str(REPOSITORY / script)] if script.endswith(".py") else ["-m", script]
+    command = [sys.executable, *program, *data_constants(), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]
@@ -31,12 +35,12 @@ def run(script: str, *arguments: str) -> str:
     return result.stdout
 
 
-def validated(name: str, arguments: list[str]) -> dict[str, float]:
+def validated(name: str, arguments: list[str], script: str = "train.py") -> dict[str, float]:
     """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results."""
     folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
     shutil.rmtree(folder, ignore_errors=True)  # of an experiment that was stopped
     start = time.perf_counter()
-    run("train.py", *arguments, f"RUN={folder.name}")
+    run(script, *arguments, f"RUN={folder.name}")
     seconds = time.perf_counter() - start
     found = last_epoch(folder)
     shutil.rmtree(folder)

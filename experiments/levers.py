@@ -1,0 +1,156 @@
+"""Trains as train.py does, with what was tried beside it: losses, dropout, coarser maps, averaged weights.
+
+    python -m experiments.levers SMOOTHING=0.1 RUN=smooth     all constants of train.py, and those below
+    python -m experiments.levers LOSS=ce+lovasz RUN=lovasz    LOSS may be any sum of "ce", "iou", "dice" and "lovasz"
+
+study.py tells which of them help; one that does belongs in train.py. With all of them off, nothing differs from it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import fetch_oxford_iiit_pets as pets
+import metrics
+import pretrained
+import segnet
+import train
+from common import distributed, settings
+from common.settings import UserError
+from common.trimap import CLASSES
+from dataset import augment
+from dataset.cache import Split
+
+SMOOTHING = 0.0  # share of each label that cross-entropy spreads over all classes
+BORDER_WEIGHT = 1.0  # of border pixels in cross-entropy, where others have 1
+DROPOUT = 0.0  # share of the bottleneck's channels that a step leaves out
+COARSE = 0.0  # weight of each loss on one of the decoder's coarser maps
+AVERAGE = 0.0  # of the averaged weights, what a step keeps, e.g. 0.998; they are validated in place of the last
+
+RANGES = {
+    **dict.fromkeys(("SMOOTHING", "DROPOUT", "AVERAGE"), (0, 0.9999)),
+    **dict.fromkeys(("BORDER_WEIGHT", "COARSE"), (0, float("inf"))),
+}
+averages: dict[nn.Module, AveragedModel] = {}  # by the network in training
+
+LOSSES = ("ce", "iou", "ce+iou", "ce+dice", "ce+lovasz", "ce+iou+lovasz")
+
+
+def main() -> None:
+    settings.check(globals(), {}, RANGES)
+    if train.ENCODER and (DROPOUT or COARSE):
+        raise UserError("DROPOUT and COARSE are for networks without an ENCODER")
+    if distributed.ranks() > 1 and (COARSE or AVERAGE):
+        raise UserError("COARSE and AVERAGE are for one process")
+    train.CHOICES["LOSS"] = LOSSES
+    train.train_step = train_step
+    if DROPOUT or COARSE:
+        pretrained.build = partial(build, pretrained.build)
+    if AVERAGE:
+        train.validate = partial(validate, train.validate)
+    train.main()
+
+
+def build(plain: Callable[..., nn.Module], name: str, **shape: object) -> nn.Module:
+    """The network that `plain` builds, its bottleneck with dropout, its decoder with heads on its coarser maps."""
+    network = plain(name, **shape)
+    stages = shape["stages"]
+    if DROPOUT:
+        # Before pooling, which commutes with it: whole channels are left out
+        block = network.get_submodule(f"dc{stages}")
+        block.register_forward_hook(lambda module, _, x: F.dropout2d(x, DROPOUT, module.training))
+    if COARSE:
+        network.coarse = nn.ModuleList()
+        for i in range(2, stages + 1):  # from half the image's size
+            network.coarse.append(head := nn.Conv2d(segnet.DECODER[i - 1][-1], len(CLASSES), 1))
+            network.get_submodule(f"uc{i}").register_forward_hook(partial(remember, head))
+    return network
+
+
+def remember(head: nn.Conv2d, block: nn.Module, _: object, x: Tensor) -> None:
+    if block.training:
+        head.logits = head(x)  # (B, 3, h, w)
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    trimaps: Tensor,
+    loss: str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """train.train_step with the losses of this file."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        logits = network(images)
+    value = total(loss, logits.float(), trimaps)
+    for head in network.coarse if COARSE else ():
+        value = value + COARSE * on_shares(head.__dict__.pop("logits").float(), trimaps)
+    optimizer.zero_grad()
+    value.backward()
+    optimizer.step()
+    if AVERAGE:
+        if network not in averages:
+            averages[network] = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)
+        averages[network].update_parameters(network)  # BatchNorm's statistics too
+    return value.detach()
+
+
+def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
+    """The sum of the losses that `kind` names, joined by +; logits (B, 3, H, W), trimaps (B, 1, H, W)."""
+    losses = {"ce": cross_entropy, "iou": metrics.IoULoss(softmax=True), "dice": dice_loss, "lovasz": lovasz_loss}
+    first, *others = (losses[name](logits, trimaps) for name in kind.split("+"))
+    return sum(others, first)
+
+
+def cross_entropy(logits: Tensor, trimaps: Tensor) -> Tensor:
+    weight = torch.tensor((1.0, 1.0, BORDER_WEIGHT), device=logits.device) if BORDER_WEIGHT != 1 else None
+    return F.cross_entropy(logits, trimaps[:, 0], weight, label_smoothing=SMOOTHING)
+
+
+def on_shares(logits: Tensor, trimaps: Tensor) -> Tensor:
+    """Cross-entropy of a coarser map (B, 3, h, w) against each class's share of its cells; h and w divide H and W."""
+    one_hot = F.one_hot(trimaps[:, 0], len(CLASSES)).permute(0, 3, 1, 2).float()
+    return F.cross_entropy(logits, F.adaptive_avg_pool2d(one_hot, logits.shape[-2:]))
+
+
+def dice_loss(logits: Tensor, trimaps: Tensor) -> Tensor:
+    """1 - the mean over classes of 2I / (truth + prediction), in probabilities, over the batch at once.
+
+    After Milletari et al. 2016 (https://arxiv.org/abs/1606.04797), without their squares.
+    """
+    truth = F.one_hot(trimaps[:, 0], len(CLASSES)).permute(0, 3, 1, 2)
+    probabilities = logits.softmax(1)
+    both, all_of = (found.sum((0, 2, 3)) for found in (probabilities * truth, probabilities + truth))
+    return 1 - ((2 * both + metrics.SMOOTH) / (all_of + metrics.SMOOTH)).mean()
+
+
+def lovasz_loss(logits: Tensor, trimaps: Tensor) -> Tensor:
+    """The Lovász extension of 1 - IoU, the mean over the classes that the batch has.
+
+    Berman et al. 2018 (https://arxiv.org/abs/1705.08790), equations 8 to 12: errors are sorted, and each is weighted by
+    what its pixel adds to 1 - IoU when it is called wrong after all with larger errors.
+    """
+    probabilities = logits.softmax(1).transpose(0, 1).flatten(1)  # (3, pixels)
+    found = []
+    for c, of_class in enumerate(probabilities):
+        truth = (trimaps == c).flatten().float()
+        if truth.any():
+            errors, order = (truth - of_class).abs().sort(descending=True)
+            truth = truth[order]
+            missed, added = truth.cumsum(0), (1 - truth).cumsum(0)
+            lost = 1 - (truth.sum() - missed) / (truth.sum() + added)  # 1 - IoU with so many pixels wrong
+            found.append(errors @ lost.diff(prepend=lost.new_zeros(1)))
+    return torch.stack(found).mean()
+
+
+def validate(plain: Callable[..., dict[str, float]], network: nn.Module, split: Split) -> dict[str, float]:
+    return plain(averages[network].module, split)
+
+
+if __name__ == "__main__":
+    distributed.run(main, pets, train, augment)
