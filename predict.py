@@ -102,7 +102,10 @@ def load(path: Path) -> tuple[nn.Module, int]:
     network, about = pretrained.load_network(path, path.stem if path.parent == published.FOLDER else "")
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
-    return network.to(machine.device(), memory_format=torch.channels_last), INPUT or trained_for
+    size, largest = INPUT or trained_for, RANGES["INPUT"][1]
+    if not isinstance(size, int) or not 0 < size <= largest:
+        raise UserError(f"{path} says IMAGE_SIZE={str(size)[:20]}, and {largest} px is the most; INPUT= gives another")
+    return network.to(machine.device(), memory_format=torch.channels_last), size
 
 
 def images_in(arguments: list[str]) -> list[Path]:

@@ -83,7 +83,9 @@ RANGES = {
 }
 
 # Which of them may differ when a run is resumed, as in train.py; a run knows its network and its images otherwise
-FIXED = frozenset({"DECODER_WIDTH", "DECODER_DEPTH", "SQUARE", "SEED", "IMAGE_SIZE", "FINER", "VALIDATION_SHARE"})
+FIXED = frozenset(
+    {"DECODER_WIDTH", "DECODER_DEPTH", "SQUARE", "SEED", "IMAGE_SIZE", "FINER", "VALIDATION_SHARE", "BETAS"}
+)
 ANY_TIME = frozenset({"NETWORK", "RUN", "IMAGES", "THREADS", "CHECK_EVERY"})
 
 PICTURED = 8  # images in the picture
@@ -114,6 +116,8 @@ def check_constants() -> None:
     if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,201")
     settings.check(globals(), CHOICES, RANGES)
+    if len(BETAS) != 2:
+        raise UserError(f"BETAS={','.join(map(str, BETAS))}: two of them, e.g. BETAS=0.9,0.95")
     distributed.check_batch(BATCH_SIZE)
     if not RUN:
         raise UserError("RUN names the run's folder in outputs/pretrained; it can't be empty")

@@ -121,9 +121,14 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
     if saved.get("network") != expected:
         raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     saved = SHAPE | saved
-    network = build(expected, **{key: saved[key] for key in SHAPE})
+    wanted = SHAPE | {"network": "", "constants": {}}
+    if wrong := [key for key, like in wanted.items() if not isinstance(saved.get(key, like), type(like))]:
+        raise UserError(f"{path} is damaged: {wrong[0]} is {str(saved[wrong[0]])[:60]}")
     try:
-        network.load_state_dict(saved["weights"])
+        for device in ("meta", "cpu"):  # first without memory, of which a file from a stranger could ask for any amount
+            with torch.device(device):
+                network = build(expected, **{key: saved[key] for key in SHAPE})
+            network.load_state_dict(saved["weights"], assign=device == "meta")
     except (RuntimeError, AttributeError, TypeError) as error:  # by what is wrong with the file
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise UserError(f"{path} does not fit {expected} with head {saved['head']!r}: {details[:300]}") from error

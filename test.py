@@ -10,6 +10,7 @@ Every result is over the whole test split at once; "batch_mean" in a row is the 
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, distributed, machine, pictures, published, results
+from common import checkpoints, distributed, machine, pictures, published, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import append_line, write_atomically
 from common.inference import logits_of
@@ -36,7 +37,7 @@ from segnet import count_parameters
 NETWORKS = ("segnet", "segnet_dsc")
 RUN = "default"  # the run's folder in outputs/
 EPOCH = 0  # 0: the newest
-CHECKPOINT = ""  # a file of weights instead, of the first of NETWORKS; e.g. one of the original notebook
+CHECKPOINT = ""  # a file of weights instead; e.g. one of the original notebook
 WEIGHTS = ""  # name of published weights instead, e.g. segnet_dsc
 
 # How
@@ -52,8 +53,12 @@ THREADS = 0  # 0: one per core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 
+RANGES = {"EPOCH": (0, math.inf), "EXAMPLES": (0, 100), "BATCH_OF_ORIGINAL": (1, math.inf)}
+
+
 def main() -> None:
     machine.set_up(THREADS)
+    settings.check(globals(), {}, RANGES)
     if not NETWORKS:
         raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
     loaded = [load(name) for name in tested_networks()]
@@ -76,20 +81,23 @@ def main() -> None:
 
 
 def load(name: str) -> tuple[nn.Module, dict[str, object]]:
-    """A network and what its checkpoint says. Raises UserError if it is of another size, or published already."""
+    """A network and what its checkpoint says; name: "" for the one that CHECKPOINT is of.
+
+    Raises UserError if it is of another size, or published already.
+    """
     path = weights_of(name)
     network, about = pretrained.load_network(path, name)
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
     if trained_for != pets.IMAGE_SIZE:
         raise UserError(f"{path} was trained for IMAGE_SIZE={trained_for}: give that")
     if PUBLISH and is_published(facts_of(about)):  # each published row sees the test split once
-        raise UserError(f"{results_path()} has {name} of run {row_name()} already; publish another RUN")
+        raise UserError(f"{results_path()} has {about['network']} of run {row_name()} already; publish another RUN")
     return network, about
 
 
 def tested_networks() -> tuple[str, ...]:
     if CHECKPOINT:
-        return NETWORKS[:1]
+        return ("",)
     return (WEIGHTS,) if WEIGHTS else NETWORKS
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common import distributed, files, machine
 from common.files import clear_parts, load_file, write_atomically
+from common.results import has_name
 from common.settings import UserError
 
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
@@ -146,8 +147,9 @@ def newest_epoch(folder: Path) -> int:
 
 
 def newest_weights(outputs: Path) -> Path | None:
-    """The newest epoch of any run; None if there is no run."""
-    return max(outputs.glob("*/*/epoch_*.pt"), key=lambda path: path.stat().st_mtime, default=None)
+    """The newest epoch of any run but those of experiments; None if there is no run."""
+    paths = (path for path in outputs.glob("*/*/epoch_*.pt") if has_name(path.parent.parent.name))
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def write_history(folder: Path, history: list[dict[str, object]]) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -39,15 +38,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink()
 
 
-def clear_parts(folder: Path, older_than: float = 0.0) -> None:
-    """Removes what processes that were killed left half-written.
-
-    older_than: seconds since it was last written to; where other processes may be writing, more than they take.
-    """
+def clear_parts(folder: Path) -> None:
+    """Removes what processes that were killed left half-written."""
     for part in folder.glob(".*.part.*"):
         with contextlib.suppress(OSError):  # another process may have been faster
-            if time.time() - part.stat().st_mtime >= older_than:
-                part.unlink()
+            part.unlink()
 
 
 def lock(path: Path, wait: bool = False) -> TextIO | None:

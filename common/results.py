@@ -44,6 +44,6 @@ def mark(row: Row) -> str:
     return OLD_MARK if row.get("version", 1) < VERSION else ""
 
 
-def has_name(row: Row) -> bool:
-    """Whether the row stands for itself, and is not one of the many that experiments/ compares."""
-    return not row["run"].startswith(("study-", "labels-", "curve-"))
+def has_name(run: str) -> bool:
+    """Whether a run stands for itself, and is not one of the many that experiments/ compares."""
+    return not run.startswith(("study-", "labels-", "curve-", "pretraining-", "levers-"))

@@ -1,6 +1,5 @@
 """Every image decoded and resized once, into one file of bytes that later starts map into memory."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from common import machine
-from common.files import load_file
 from common.settings import UserError
 from dataset import rows
 from dataset.labels import overlaps, resize_labels
@@ -160,8 +158,6 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
     key = f"{size} {identity_of(folder, pairs, with_times=True)}"
     path, shape = cache_folder / f"{split}-{size}.bin", (len(pairs), 4, size, size)
     found = rows.mapped(path, key, shape)
-    if found is None and (old := read_old(path.with_suffix(".pt"), key)):
-        return Split(old["images"], old["trimaps"], pairs)
     if found is None:
 
         def decoded(done: int) -> Iterator[Tensor]:
@@ -170,15 +166,6 @@ def load(folder: Path, split: str, size: int, cache_folder: Path) -> Split:
 
         found = rows.written(path, key, shape, decoded)
     return Split(found[:, :3], found[:, 3:], pairs)
-
-
-def read_old(path: Path, key: str) -> dict[str, Tensor] | None:
-    """What a cache file of torch.save holds, as they were before; None if it doesn't fit or isn't there."""
-    for mmap in (True, False):  # some file systems map no files
-        with contextlib.suppress(UserError):  # missing or damaged
-            cached = load_file(path, mmap)
-            return cached if cached.get("key") == key else None
-    return None
 
 
 def decode_from(decode_one: Callable[[object], Tensor], listed: list[object], done: int, what: str) -> Iterator[Tensor]:

@@ -44,6 +44,7 @@ def main() -> None:
     pets.load("trainval")  # makes the cache, so that nobody waits for it below
     result: dict[str, object] = {
         **machine.about(),
+        "version": results.VERSION,
         "data": pets.data_name(),
         "precision": machine.precision_name("auto"),
         "batch_size": BATCH_SIZE,

@@ -1,9 +1,10 @@
-"""Trains as train.py does, with what was tried beside it: losses, dropout, coarser maps, averaged weights.
+"""Trains as train.py does, with what is tried beside it: losses, dropout, coarser maps, averaged weights.
 
-    python -m experiments.levers SMOOTHING=0.1 RUN=smooth     all constants of train.py, and those below
-    python -m experiments.levers LOSS=ce+lovasz RUN=lovasz    LOSS may be any sum of "ce", "iou", "dice" and "lovasz"
+    python -m experiments.levers SMOOTHING=0.1 RUN=levers-smooth     all constants of train.py, and those below
+    python -m experiments.levers LOSS=ce+lovasz RUN=levers-lovasz    LOSS may be one of LOSSES
 
 study.py tells which of them help; one that does belongs in train.py. With all of them off, nothing differs from it.
+These runs are for their validation results: they are not resumed, and averaged weights are not saved.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import metrics
 import pretrained
 import segnet
 import train
-from common import distributed, settings
+from common import distributed, results, settings
 from common.settings import UserError
 from common.trimap import CLASSES
 from dataset import augment
@@ -35,24 +36,33 @@ RANGES = {
     **dict.fromkeys(("SMOOTHING", "DROPOUT", "AVERAGE"), (0, 0.9999)),
     **dict.fromkeys(("BORDER_WEIGHT", "COARSE"), (0, float("inf"))),
 }
-averages: dict[nn.Module, AveragedModel] = {}  # by the network in training
-
 LOSSES = ("ce", "iou", "ce+iou", "ce+dice", "ce+lovasz", "ce+iou+lovasz")
+
+averages: dict[nn.Module, AveragedModel] = {}  # by the network in training
 
 
 def main() -> None:
     settings.check(globals(), {}, RANGES)
     if train.ENCODER and (DROPOUT or COARSE):
         raise UserError("DROPOUT and COARSE are for networks without an ENCODER")
-    if distributed.ranks() > 1 and (COARSE or AVERAGE):
-        raise UserError("COARSE and AVERAGE are for one process")
+    if distributed.ranks() > 1:
+        raise UserError("levers are for one process")
+    if results.has_name(train.RUN):
+        raise UserError(f"RUN={train.RUN}: levers-NAME, so that predict.py doesn't take the network for one to use")
+    if (folder := pets.outputs_folder() / train.RUN).exists():
+        raise UserError(f"{folder} is there, and such a run can't go on; choose another RUN, or delete it")
     train.CHOICES["LOSS"] = LOSSES
-    train.train_step = train_step
+    train.train_step, train.constants = train_step, partial(constants, train.constants)
     if DROPOUT or COARSE:
         pretrained.build = partial(build, pretrained.build)
     if AVERAGE:
         train.validate = partial(validate, train.validate)
     train.main()
+
+
+def constants(plain: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """train.py's, and those of this file: a checkpoint and its row say them."""
+    return plain() | {name: globals()[name] for name in RANGES}
 
 
 def build(plain: Callable[..., nn.Module], name: str, **shape: object) -> nn.Module:

@@ -54,7 +54,7 @@ def main() -> None:
     folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
     newest = {(row["run"], row["network"]): row for row in results.current(results.rows(folder))}  # the last of each
-    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row))]
+    rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row["run"]))]
     if not rows:
         raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
     path = outputs / FILE

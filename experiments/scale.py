@@ -1,7 +1,6 @@
 """What a larger set costs: start, a pass, steps and memory at 1, 10 and 30 times Oxford-IIIT Pets' 3,680 images.
 
     python -m experiments.scale                 with the machine to itself; outputs/published/scale.json
-    python -m experiments.scale TIMES=1 GROUP=/sys/fs/cgroup/memory/small      in a control group with little memory
 
 The set is made of drawn pets, each listed under many names, in a folder that is removed; its cache of 110,400 images at
 128 px takes 7.2 GB.
@@ -33,14 +32,11 @@ DRAWN = 240  # different drawings among them
 STEPS = 40  # timed
 RANKS = 2
 DECODED = 2000  # images, by threads and by processes
-GROUP = ""  # folder of a control group that this process is put into first, e.g. one with less memory than the set
 
 UNIT = 3680  # images
 
 
 def main() -> None:
-    if GROUP:
-        (Path(GROUP) / "cgroup.procs").write_text(str(os.getpid()))
     published, folder = pets.published_folder(), pets.outputs_folder().resolve() / "scale"
     shutil.rmtree(folder, ignore_errors=True)  # of one that was stopped
     folder.mkdir(parents=True)
@@ -49,18 +45,11 @@ def main() -> None:
         raise UserError(f"{folder} needs {1.1 * needed / 1e9:.1f} GB, and there are {room / 1e9:.1f}")
     pets.OUTPUTS = str(folder)
     try:
-        result = {"image_size": pets.IMAGE_SIZE, "ranks": RANKS, "steps": STEPS, "memory_limit": limit_of(GROUP),
+        result = {"image_size": pets.IMAGE_SIZE, "ranks": RANKS, "steps": STEPS,
                   **machine.about(), "decoding": decoding(), "sets": [measured(n * UNIT) for n in TIMES]}  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    name = "scale_limited.json" if GROUP else "scale.json"
-    write_atomically(published / name, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
-
-
-def limit_of(group: str) -> int:
-    """Bytes of memory that a control group of either version grants; 0 without a group."""
-    files = [Path(group, name) for name in ("memory.max", "memory.limit_in_bytes")] if group else []
-    return next((int(file.read_text()) for file in files if file.exists()), 0)
+    write_atomically(published / "scale.json", lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
 
 
 def made(images: int) -> Path:

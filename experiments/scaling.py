@@ -54,12 +54,9 @@ def ranks() -> list[str]:
 
 def scale() -> list[str]:
     """What grows with the set, and what doesn't."""
-    blocks = [block for name in ("scale.json", "scale_limited.json") if (found := read(name)) for block in of(found)]
-    return blocks or ["Not measured yet: `python -m experiments.scale`."]
-
-
-def of(found: dict) -> list[str]:
-    cells: Cells = []
+    found, cells = read("scale.json"), []
+    if not found:
+        return ["Not measured yet: `python -m experiments.scale`."]
     for images in found["sets"]:
         for way, title in (("one", WAYS["one"]), ("ranks", f"{found['ranks']} {WAYS['ranks']}")):
             turn, memory = images[way], images[way]["memory_mib"]
@@ -71,10 +68,9 @@ def of(found: dict) -> list[str]:
             ))  # fmt: skip
     header = ("images", "decoding, once, min", "by", "start to first step, s", "a pass without steps, s",
               "training, images/s", "so an epoch, min", "memory of its own, MiB", "mapped, MiB")  # fmt: skip
-    limit = f", in a control group of {found['memory_limit'] / 2**30:.1f} GiB" if found["memory_limit"] else ""
     ways = ", ".join(f"{rate:.0f} images/s by {way}" for way, rate in found["decoding"].items())
     return [
-        f"segnet_dsc at {found['image_size']} px, {found['steps']} steps timed, on {found['machine']}{limit}. "
+        f"segnet_dsc at {found['image_size']} px, {found['steps']} steps timed, on {found['machine']}. "
         f"Decoding: {ways}.",
         "",
         *markdown(header, cells),

@@ -2,7 +2,7 @@
 
 import json
 
-from common.results import PUBLISHED
+from common.results import PUBLISHED, mark
 from experiments.findings import markdown
 
 
@@ -44,7 +44,8 @@ def speed() -> list[str]:
     """All that the benchmark measured on the first of its machines."""
     result = entries()[0]
     return [
-        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads).",
+        f"Medians of {result['repeats']} turns, on {result['machine']} ({result['threads']} threads), commit "
+        f"{result['commit'][:7]}.",
         "",
         *markdown(("what", "original", "ours, float32", "ours", "ours against original"), cells_of(result)),
         "",
@@ -93,6 +94,7 @@ def sentences_of(result: dict) -> list[str]:
         f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
         f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
         f"{reached['segnet_dsc']}",
-        f"- Time to the scores of the original's separable network, computed from its steps: {'; '.join(times)}.",
+        f"- Time to the scores of the original's separable network, computed from its steps{mark(result)}: "
+        f"{'; '.join(times)}.",
         f"- Tried, in the same turns: {'; '.join(tried)}.",
     ]

@@ -65,7 +65,8 @@ def main() -> None:
         raise UserError("AT_ONCE is at least 1")
     path = pets.published_folder() / "study.jsonl"
     lines = results.lines_of(path.name, path.parent)
-    done = {(line["setting"], line["base"], line["seed"]) for line in lines if line.get("version") == results.VERSION}
+    lines = [line for line in lines if (line.get("version"), line.get("data")) == (results.VERSION, pets.data_name())]
+    done = {(line["setting"], line["base"], line["seed"]) for line in lines}
     wanted = [(study, setting, seed) for study in STUDIES for seed in SEEDS for setting in LEVERS[study]]
     missing = [(study, setting, seed) for study, setting, seed in wanted if (setting, BASES[study], seed) not in done]
     for line in trials.at_once(AT_ONCE, try_setting, missing):
@@ -79,7 +80,7 @@ def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:
     script = SCRIPTS.get(study, "train.py")
     found = trials.validated(f"study-in-progress-{study} {seed} {setting}", arguments, script)
     line = {"study": study, "setting": setting, "version": results.VERSION, "base": BASES[study], "seed": seed, **found}
-    line |= {"precision": machine.precision_name("auto")}
+    line |= {"precision": machine.precision_name("auto"), "data": pets.data_name()}
     return line | {"commit": machine.commit(), "machine": machine.name(), "script": script}
 
 

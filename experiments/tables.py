@@ -13,10 +13,14 @@ from collections.abc import Callable
 from common import settings
 from common.files import REPOSITORY
 from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
+from common.settings import UserError
 from experiments import curve, findings, pretraining, scaling, speed
 from experiments.findings import markdown, spread
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
+
+# Files in outputs/published whose lines may be on any data
+ON_DATA = ("results", "study", "pretraining", "lengths", "truth", "large_images")
 
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (
@@ -33,6 +37,9 @@ CARD = (("record40", "segnet_dsc"), ("record", "segnet"), ("lite0", "segnet_dsc_
 
 
 def main() -> None:
+    lines = [line for name in ON_DATA for line in lines_of(f"{name}.jsonl") if "data" in line]
+    if len(data := {line["data"] for line in lines}) > 1:
+        raise UserError(f"{PUBLISHED} has results on {', '.join(sorted(data))}; tables are of one set of data")
     for name in DOCUMENTS:
         path = REPOSITORY / name
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -48,7 +55,7 @@ def updated(text: str) -> str:
 
 
 def named_rows() -> list[Row]:
-    return [row for row in current(rows()) if has_name(row)]
+    return [row for row in current(rows()) if has_name(row["run"])]
 
 
 def summary() -> list[str]:
@@ -62,9 +69,9 @@ def summary() -> list[str]:
 
 
 def cores_of(row: Row) -> str:
-    """How many cores trained, and what they have, e.g. "2 cores, AMX"."""
+    """How many cores trained, and what they have, e.g. "2 cores, AMX"; "1, then 2 cores" where the legs differ."""
     processor = row["machine"].rpartition(", ")[0].rpartition(", ")[2]
-    return f"{row['threads']} core{'s' if row['threads'] > 1 else ''}, {processor}"
+    return f"{row['threads']} core{'' if row['threads'] == 1 else 's'}, {processor}"
 
 
 def first_run() -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fetch_oxford_iiit_pets as pets
+from common import checkpoints
 from common.files import REPOSITORY
 from common.settings import UserError
 
@@ -36,9 +37,14 @@ def run(script: str, *arguments: str) -> str:
 
 
 def validated(name: str, arguments: list[str], script: str = "train.py") -> dict[str, float]:
-    """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results."""
+    """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results.
+
+    Raises UserError if another process is training there.
+    """
     folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
-    shutil.rmtree(folder, ignore_errors=True)  # of an experiment that was stopped
+    for old in list(folder.glob("*/")):  # of an experiment that was stopped
+        with checkpoints.lock(old):  # or is running
+            shutil.rmtree(old)
     start = time.perf_counter()
     run(script, *arguments, f"RUN={folder.name}")
     seconds = time.perf_counter() - start

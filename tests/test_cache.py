@@ -98,21 +98,6 @@ def test_a_stop_while_decoding_leaves_the_part(decoded, tmp_path, monkeypatch):
     is_right(pets.load("trainval"))
 
 
-def test_caches_of_before_are_read(decoded, tmp_path):
-    new = pets.load("trainval")
-    path = tmp_path / "cache/trainval-128.bin"
-    key = path.read_bytes()[: rows.HEADER].partition(b"\n")[0].decode()
-    path.unlink()
-    whole = {"key": key, "images": new.images.contiguous(), "trimaps": new.trimaps.contiguous()}
-    torch.save(whole, path.with_suffix(".pt"))
-    decoded.clear()
-    assert torch.equal(pets.load("trainval").images, new.images)
-    torch.save(whole | {"key": "another"}, path.with_suffix(".pt"))
-    assert not decoded
-    pets.load("trainval")
-    assert len(decoded) == 48
-
-
 def test_a_set_larger_than_memory_is_mapped(tmp_path):
     """Twice as large as memory, of which nothing but two rows takes room."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,8 +6,8 @@ import pytest
 
 import fetch_oxford_iiit_pets as pets
 import train
-from common import machine, results, settings
-from experiments import compare, findings, study, tasks
+from common import checkpoints, machine, results, settings
+from experiments import compare, findings, study, tasks, trials
 
 QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=1 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
 
@@ -55,6 +55,9 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
     lines = results.lines_of("study.jsonl", toy / "published")
     assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
+    with checkpoints.lock(toy / "study-one" / "segnet_dsc"), pytest.raises(compare.UserError, match="another run"):
+        trials.validated("study-one", QUICK.split())  # and what is there stays
+    assert (toy / "study-one" / "segnet_dsc").exists()
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 import metrics
 import pretrained
 import train
-from common import checkpoints
-from experiments import levers
+from common import checkpoints, results
+from experiments import levers, tasks
 
 TOY = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc", "EPOCHS=1,3")
 SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
@@ -66,12 +66,25 @@ def test_off_it_is_train_py_and_each_lever_changes_the_weights(script, tmp_path)
         return torch.cat([saved[key].flatten() for key in sorted(saved) if key.startswith(("dc", "uc"))])
 
     script("train.py", *TOY, "RUN=plain")
-    script("experiments.levers", *TOY, "RUN=off")
-    assert torch.equal(weights("plain"), weights("off"))
+    script("experiments.levers", *TOY, "RUN=levers-off")
+    assert torch.equal(weights("plain"), weights("levers-off"))
     for lever in ("SMOOTHING=0.1", "BORDER_WEIGHT=2.0", "LOSS=ce+lovasz", "DROPOUT=0.2", "COARSE=0.2"):
-        script("experiments.levers", *TOY, f"RUN={lever}", lever)
-        assert not torch.equal(weights("plain"), weights(lever)), lever
+        run = f"levers-{lever.partition('=')[0]}"
+        script("experiments.levers", *TOY, f"RUN={run}", lever)
+        assert not torch.equal(weights("plain"), weights(run)), lever
+    saved = checkpoints.load_file(tmp_path / "toy" / "levers-DROPOUT" / "segnet_dsc" / "epoch_02.pt")
+    assert saved["constants"]["DROPOUT"] == 0.2  # as its row would say
+    assert "levers-NAME" in script("experiments.levers", *TOY, "RUN=mine", fails=True)
+    assert "such a run can't go on" in script("experiments.levers", *TOY, "RUN=levers-off", fails=True)
     assert "DROPOUT is from 0 to" in script("experiments.levers", *TOY, "DROPOUT=1.5", fails=True)
+
+
+def test_a_row_of_a_lever_is_none_of_the_recipe():
+    (task,) = [t for t in tasks.tasks() if (t.group, t.variant, t.run) == ("study", "segnet_dsc", "study-segnet_dsc-0")]
+    constants = tasks.constants_of(task.arguments)
+    row = {"network": "segnet_dsc", "version": results.VERSION, "mirror": False, "epochs": 5, "constants": constants}
+    assert tasks.row_of(task, [row]) is row
+    assert tasks.row_of(task, [row | {"constants": constants | {"SMOOTHING": 0.1}}]) is None
 
 
 def test_averaged_weights_are_those_of_all_steps_and_are_what_is_validated(monkeypatch):

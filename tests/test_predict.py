@@ -10,7 +10,7 @@ from conftest import PHOTOGRAPHS, ROOT
 from PIL import Image
 
 import pretrained
-from common import cutout, published
+from common import checkpoints, cutout, published
 from dataset.toy_pets import draw_pet
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
@@ -157,3 +157,20 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     assert "no network is called 'unheard-of'" in script(
         "predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'other.pt'}", fails=True
     )
+    saved = {"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}
+    for wrong, told in (
+        ({"kernel_size": 99_999}, "does not fit segnet_dsc"),  # of which one layer would be 2 TB
+        ({"stages": "4"}, "is damaged: stages is 4"),
+        ({"constants": 5}, "is damaged: constants is 5"),
+        ({"constants": {"IMAGE_SIZE": 60_000}}, "says IMAGE_SIZE=60000, and 1024 px is the most"),
+    ):
+        torch.save(saved | wrong, tmp_path / "wrong.pt")
+        assert told in script("predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'wrong.pt'}", fails=True)
+
+
+def test_the_newest_network_is_none_of_an_experiment(tmp_path):
+    for run in ("own", "curve-vit-random-250-8000-0", "study-in-progress", "levers-smooth"):  # the newest last
+        path = tmp_path / run / "segnet_dsc" / "epoch_01.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert checkpoints.newest_weights(tmp_path).parent.parent.name == "own"

@@ -238,6 +238,7 @@ def test_bad_input_is_told_in_a_line(script, quick, tmp_path):
     assert "no map of stride 16" in told("NETWORK=vit_small_patch14_dinov2")
     assert "FILLING=zeros: there are noise, swap, gray" in told("FILLING=zeros")
     assert "DECODER_WIDTH=100" in told("DECODER_WIDTH=100")
+    assert "BETAS=0.9: two of them" in told("BETAS=0.9")
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "torn.JPG").write_bytes(b"\xff\xd8 and no more")
     assert "torn.JPG is missing or can't be decoded" in told(f"IMAGES={tmp_path / 'some'}")

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from common import results
+from common.settings import UserError
 from experiments import scaling, tables
 
 TEXTS = {name: (ROOT / name).read_text() for name in tables.DOCUMENTS}
@@ -63,7 +64,7 @@ def test_published_rows_are_whole(row):
     right = sum(row["confusion"][c][c] for c in range(3))
     assert row["pixel_accuracy"] == pytest.approx(right / sum(map(sum, row["confusion"])))
     if row["network"] != "all_background":
-        assert row["train_images"] == 3680 or not results.has_name(row)
+        assert row["train_images"] == 3680 or not results.has_name(row["run"])
         assert row["commit"] and row["command"] and row["machine"] and row["train_seconds"] > 0
 
 
@@ -72,6 +73,20 @@ def test_measurements_name_machine_commit_and_command(name):
     measured = json.loads((results.PUBLISHED / name).read_text())
     for entry in measured if isinstance(measured, list) else [measured]:
         assert entry["commit"] and entry["machine"] and entry["command"].startswith("python ")
+
+
+def test_tables_are_of_one_set_of_data(monkeypatch):
+    lines = {"results.jsonl": [{"data": "a"}], "study.jsonl": [{}], "lengths.jsonl": [{"data": "b"}]}
+    monkeypatch.setattr(tables, "lines_of", lambda name: lines.get(name, []))
+    with pytest.raises(UserError, match="results on a, b"):
+        tables.main()
+
+
+def test_a_row_says_on_how_many_cores_it_was_trained():
+    """One number, or those of its legs."""
+    row = {"machine": "AMD EPYC, AVX-512, 2 cores"}
+    cores = [tables.cores_of(row | {"threads": threads}) for threads in (1, 2, "1, then 2")]
+    assert cores == ["1 core, AVX-512", "2 cores, AVX-512", "1, then 2 cores, AVX-512"]
 
 
 def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
@@ -84,9 +99,9 @@ def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
     turns = {"one": turn | {"memory_mib": [{"own": 1500, "mapped": 9}]},
              "ranks": turn | {"memory_mib": [{"own": 7, "mapped": 9}, {"own": 8, "mapped": 5}]}}  # fmt: skip
     larger = {"sets": [{"images": 7200, "decode_seconds": 90, **turns}], "image_size": 128, "ranks": 2, "steps": 3,
-              "machine": "M", "memory_limit": 2**31, "decoding": {"one thread": 99.6}}  # fmt: skip
-    for found, ranks, scale in ((None, "Not measured yet", "Not measured yet"), (measured, "2 ranks", "2.0 GiB")):
-        files = {"ranks.json": found, "scale_limited.json": found and larger}
+              "machine": "M", "decoding": {"one thread": 99.6}}  # fmt: skip
+    for found, ranks, scale in ((None, "Not measured yet", "Not measured yet"), (measured, "2 ranks", "100 images/s")):
+        files = {"ranks.json": found, "scale.json": found and larger}
         monkeypatch.setattr(scaling, "read", files.get)
         assert ranks in "".join(scaling.ranks()) and scale in scaling.scale()[0]
     assert "| segnet | 128 | 11.0 | 20.0 | 1.82 (1.67 to 2.00) |" in scaling.ranks()

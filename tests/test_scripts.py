@@ -92,10 +92,9 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "SEED=0" in script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=2,3", "SEED=1", fails=True)
     message = script("test.py", "DATASET=toy", "NETWORKS=segnet_dsc", "IMAGE_SIZE=48", fails=True)
     assert "was trained for IMAGE_SIZE=32" in message
-    assert "is of 'segnet_dsc'" in script(
-        "test.py", *QUICK[:2], "NETWORKS=segnet",
-        f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt", fails=True,
-    )  # fmt: skip
+    assert "EXAMPLES is from 0 to 100" in script("test.py", *QUICK[:2], "EXAMPLES=-1", fails=True)
+    checkpoint = f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt"  # says itself what it is of
+    assert "| segnet_dsc" in script("test.py", *QUICK[:2], checkpoint, "EXAMPLES=0")
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epochs_before(script, tmp_path):
