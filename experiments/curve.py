@@ -1,12 +1,12 @@
-"""What pretraining is worth in labelled images: networks trained on 250 to 3311 of them, each for as long as it wants.
+"""What pretraining is worth in labelled images: networks trained out on 250 to 3311 of them.
 
     python -m experiments.curve                              what outputs/published lacks; days on 2 cores
     python -m experiments.curve COUNTS=250 VARIANTS=vit-untrained,vit-masked
 
 1. A masked auto-encoder learns from the training images without labels, and without the validation tenth.
-2. How long is trained? With 250 labels and one seed, twice as many steps as long as that gains GAIN of mean IoU on the
-   validation tenth. The best of them is taken, and grows with the square root of the number of labels. Every try is a
-   line in outputs/published/lengths.jsonl.
+2. How long is trained? With 250 labels and one seed, steps are doubled for as long as that gains GAIN of mean IoU on
+   the validation tenth. The best number is taken, and grows with the square root of the number of labels. Every try is
+   a line in outputs/published/lengths.jsonl.
 3. What has been trained for so long is tested on the test split: rows in outputs/published/results.jsonl.
 
 The smaller sets are inside the larger, and the largest is all training images but the validation tenth. Lite0 comes
@@ -181,7 +181,7 @@ def tasks_of(name: str, chosen: int, counts: tuple[int, ...], seeds: tuple[int, 
 
 
 def measured(folder: Path = results.PUBLISHED) -> dict[str, dict[int, list[Row]]]:
-    """Rows of what has been trained for as long as it wants, by variant and number of labelled images.
+    """Rows of what has been trained for the steps chosen, by variant and number of labelled images.
 
     Of the data that lengths.jsonl ends with.
     """
@@ -259,7 +259,7 @@ def worth() -> str:
 
 
 def longer() -> str:
-    """What the transformer reaches when each side is trained for as long as it wants, for the README."""
+    """What the transformer reaches when each side is trained for the steps chosen for it, for the README."""
     folder, few = results.PUBLISHED, FIRST
     found = {name: tries(name, folder, data_of(folder)) for name in ("vit-masked", "vit-untrained")}
     if not all(by_steps and not next_length(by_steps) for by_steps in found.values()):

@@ -179,7 +179,7 @@ def answers() -> list[str]:
         f"in {about['precision']}).",
         f"2. **What does that cost?** {unet.gain():.3f} of mean IoU at 128 px ({unet.values()}), "
         f"{small_unet.gain():.3f} at 64 px ({small_unet.values()}), and {small_unet.gain('contour_mean_iou'):.3f} near "
-        "the contour.",
+        "the contour there.",
         f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain():+.3f} of mean IoU at 64 px "
         f"({nothing.values()}); whole maps, added at no parameter more, give {maps.gain():+.3f} over indices "
         f"({maps.values()}).",
