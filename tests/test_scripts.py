@@ -94,7 +94,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "was trained for IMAGE_SIZE=32" in message
     assert "EXAMPLES is from 0 to 100" in script("test.py", *QUICK[:2], "EXAMPLES=-1", fails=True)
     checkpoint = f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt"  # says itself what it is of
-    assert "| segnet_dsc" in script("test.py", *QUICK[:2], checkpoint, "EXAMPLES=0")
+    assert "row of segnet_dsc added" in script("test.py", *QUICK[:2], checkpoint, "EXAMPLES=0")
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epochs_before(script, tmp_path):
