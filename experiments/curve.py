@@ -27,7 +27,7 @@ from common.settings import UserError
 from dataset import cache
 from dataset.batches import numbers
 from experiments import charts, compare, pretraining, trials
-from experiments.findings import markdown, spread
+from experiments.findings import markdown, named, spread
 from experiments.tasks import Task, row_of
 from test import of_all_legs
 
@@ -274,10 +274,6 @@ def longer() -> str:
         f"With each side trained until more steps gain less than {GAIN}, the transformer has {masked} with it and "
         f"{untrained} without{on_test}."
     )
-
-
-def named(run: str, network: str) -> Row:
-    return [row for row in results.rows() if (row["run"], row["network"]) == (run, network)][-1]
 
 
 def minutes(line: Row) -> str:
