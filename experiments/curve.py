@@ -27,7 +27,6 @@ from common.settings import UserError
 from dataset import cache
 from dataset.batches import numbers
 from experiments import charts, compare, pretraining, trials
-from experiments.findings import markdown, named, spread
 from experiments.tasks import Task, row_of
 from test import of_all_legs
 
@@ -200,84 +199,6 @@ def measured(folder: Path = results.PUBLISHED) -> dict[str, dict[int, list[Row]]
 def data_of(folder: Path) -> str:
     lines = results.lines_of("lengths.jsonl", folder)
     return lines[-1]["data"] if lines else ""
-
-
-def curve(folder: Path = results.PUBLISHED) -> list[str]:
-    """Mean IoU on the test split over labelled images, with the paper's below."""
-    by_variant = measured(folder)
-    counts = sorted({count for by_count in by_variant.values() for count in by_count})
-    if not counts:
-        return ["Not measured yet."]
-    cells = [
-        (SETTINGS[name].title, *(of_seeds(by_count[count]) if count in by_count else "-" for count in counts))
-        for name, by_count in by_variant.items()
-    ]
-    for name, values in PAPER.items():
-        nearest = [min(values, key=lambda known: abs(known - count)) for count in counts]
-        told = (f"{values[n]:.3f}" + ("" if n == count else f" ({n})") for n, count in zip(nearest, counts))
-        cells.append((name, *told))
-    return markdown(("mean IoU", *(f"{count} labels" for count in counts)), cells)
-
-
-def of_seeds(rows: list[Row]) -> str:
-    return spread([row["mean_iou"] for row in rows]) + (f" (n={len(rows)})" if len(rows) > 1 else "")
-
-
-def tried_lengths(folder: Path = results.PUBLISHED) -> list[str]:
-    """Mean IoU on the validation tenth over steps, and the minutes that they took; before them those of pretraining."""
-    variants = SETTINGS | EARLIER
-    by_variant = {name: by_steps for name in variants if (by_steps := tries(name, folder, data_of(folder)))}
-    steps = [n for n in LENGTHS if any(n in by_steps for by_steps in by_variant.values())]
-    if not steps:
-        return ["Not measured yet."]
-    cells = []
-    for name, by_steps in by_variant.items():
-        before = pretraining.line_of(variants[name].pretraining) if variants[name].pretraining else None
-        told = {n: f"{line['validation_mean_iou']:.4f} ({minutes(line)})" for n, line in by_steps.items()}
-        cells.append((variants[name].title, minutes(before) if before else "-", *(told.get(n, "-") for n in steps)))
-    return markdown((f"mean IoU with {FIRST} labels", "pretraining", *(f"{n} steps" for n in steps)), cells)
-
-
-def worth() -> str:
-    """What pretraining is worth, for the README: with few labels, with which weights, and with all labels."""
-    by_variant, few = measured(), FIRST
-    scratch, imagenet = (named(*names) for names in (("record40", "segnet_dsc"), ("lite0", "segnet_dsc_lite0")))
-    gain = imagenet["mean_iou"] - scratch["mean_iou"]
-    kept_out = scratch["train_images"] - COUNTS[-1]
-    said = [
-        "**What is pretraining worth in labels?** On the test split, Lite0 (EfficientNet-Lite0 with ImageNet's "
-        "weights, and so with the labels of 1.3 M other images, under SegNet's separable decoder with skips) reaches "
-        f"mean IoU {of_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images, and {kept_out} that chose "
-        f"how long to train; the separable SegNet from scratch {scratch['mean_iou']:.4f} from "
-        f"{scratch['train_images']:,}. With all {imagenet['train_images']:,} labels Lite0 is ahead by {gain:+.4f}; how "
-        "much of it is the encoder's and the skips' and not the weights', is not measured yet.",
-        pretraining.worth(),
-        longer(),
-        "([More](experiments/README.md#what-a-label-is-worth).)",
-    ]
-    return " ".join(sentence for sentence in said if sentence)
-
-
-def longer() -> str:
-    """What the transformer reaches when each side is trained for the steps chosen for it, for the README."""
-    folder, few = results.PUBLISHED, FIRST
-    found = {name: tries(name, folder, data_of(folder)) for name in ("vit-masked", "vit-untrained")}
-    if not all(by_steps and not next_length(by_steps) for by_steps in found.values()):
-        return ""
-    masked, untrained = (
-        f"{by_steps[best(by_steps)]['validation_mean_iou']:.4f} after {best(by_steps):,} steps"
-        for by_steps in found.values()
-    )
-    tested = [measured().get(name, {}).get(few) for name in found]
-    on_test = f"; on the test split {of_seeds(tested[0])} and {of_seeds(tested[1])}" if all(tested) else ""
-    return (
-        f"With each side trained until more steps gain less than {GAIN}, the transformer has {masked} with it and "
-        f"{untrained} without{on_test}."
-    )
-
-
-def minutes(line: Row) -> str:
-    return f"{line['seconds'] / 60:.0f} min"
 
 
 if __name__ == "__main__":

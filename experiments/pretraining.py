@@ -156,7 +156,7 @@ def pretraining() -> list[str]:
     return markdown(header, cells)
 
 
-def worth() -> str:
+def after_equal_steps() -> str:
     """What it has changed, for the README."""
     by_way = ways()
     changes = {name: difference(changes_of(by_way, name, found)) for (name, *_), found in by_way.items()}

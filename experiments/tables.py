@@ -14,7 +14,7 @@ from common import settings
 from common.files import REPOSITORY
 from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
 from common.settings import UserError
-from experiments import curve, findings, pretraining, scaling, speed
+from experiments import findings, pretraining, scaling, speed, worth
 from experiments.findings import markdown, spread
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
@@ -156,7 +156,7 @@ def study_groups(study: str) -> list[dict[str, dict[int, Row]]]:
 def answers() -> list[str]:
     """What rows and trials say, in numbered sentences."""
     said = findings.answers()
-    return [*said, f"{len(said) + 1}. {curve.worth()}"]
+    return [*said, f"{len(said) + 1}. {worth.answer()}"]
 
 
 def study() -> list[str]:
@@ -291,8 +291,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_moved, study_encoder,
               agreement, memory, large_images, onnx, kills, speed.speed, speed.machines, speed.gains, scaling.ranks,
-              scaling.scale, scaling.how_far, pretraining.pretraining, findings.compared, answers, curve.curve,
-              curve.tried_lengths, findings.decoders, findings.aligned, findings.shares)
+              scaling.scale, scaling.how_far, pretraining.pretraining, findings.compared, answers, worth.curve,
+              worth.curve_gains, worth.tried_lengths, findings.decoders, findings.aligned, findings.shares)
 }  # fmt: skip
 
 if __name__ == "__main__":

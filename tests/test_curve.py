@@ -4,7 +4,7 @@ import pytest
 
 import fetch_oxford_iiit_pets as pets
 from common import results
-from experiments import curve, pretraining, tasks
+from experiments import curve, pretraining, tasks, worth
 
 pytest.importorskip("timm")
 
@@ -56,6 +56,29 @@ def test_every_variants_constants_are_trains_own(name, count):
     assert bool(found["START_FROM"]) == (name == "segnet_dsc-masked")
 
 
+def test_where_pretraining_stops_being_worth_it(monkeypatch):
+    """Differences are paired by seed, and the sentence turns round with them."""
+
+    def of(**by_count):
+        return {
+            int(n[1:]): [{"seed": seed, "mean_iou": v} for seed, v in enumerate(values)]
+            for n, values in by_count.items()
+        }
+
+    found = {"vit-masked": of(n250=[0.55, 0.56], n1000=[0.6]), "vit-untrained": of(n250=[0.50, 0.53, 0.9], n500=[0.1])}
+    monkeypatch.setattr(curve, "measured", lambda folder: found)
+    gains = worth.gains_of("vit-masked", "vit-untrained")
+    assert gains == {250: pytest.approx([0.05, 0.03])}
+    assert worth.curve_gains()[2] == "| the transformer, masked pretraining | +0.0400 ± 0.0100 (n=2) |"
+    assert worth.reach(gains, 0.01) == "still 0.01 or more with 250, the most that were tried"
+    assert worth.reach(gains | {1000: [0.02, -0.02], 3311: [-0.1]}, 0.01) == "less than 0.01 from 1,000 on"
+    assert (
+        worth.reach(gains | {500: [0.0], 3311: [0.02]}, 0.01)
+        == "still 0.01 or more with 3,311, the most that were tried"
+    )
+    assert worth.reach({250: [0.0]}, 0.01) == "less than 0.01 from 250 on"
+
+
 @pytest.mark.slow
 def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
     held_out = "VALIDATION_SHARE=0.25 THREADS=1"
@@ -74,11 +97,11 @@ def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
     assert not list(toy.glob("curve-*"))
     assert curve.measured(toy / "published") == {"segnet_dsc-masked": {16: rows[:1], 32: rows[1:]}}
     assert (toy / "published/curve.png").exists()
-    header, _, masked, *paper = curve.curve(toy / "published")
+    header, _, masked, *paper = worth.curve(toy / "published")
     assert "16 labels" in header and f"{rows[1]['mean_iou']:.4f}" in masked
     assert len(paper) == 3
     assert [line["command"].startswith("python train.py") for line in lines] == [True] * len(lines)
-    assert " min)" in curve.tried_lengths(toy / "published")[2]
+    assert " min)" in worth.tried_lengths(toy / "published")[2]
     capsys.readouterr()
     curve.main()
     assert "is done" not in capsys.readouterr().out

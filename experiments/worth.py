@@ -1,0 +1,124 @@
+"""What curve.py and pretraining.py have found, for the READMEs: tables, and what pretraining is worth in labels."""
+
+import statistics
+from pathlib import Path
+
+from common.results import PUBLISHED, Row
+from experiments import curve as runs
+from experiments import pretraining
+from experiments.findings import difference, markdown, named, spread
+
+PAIRS = {  # what pretraining changes: with it, without
+    "the transformer, masked pretraining": ("vit-masked", "vit-untrained"),
+    "the separable SegNet, masked pretraining": ("segnet_dsc-masked", "segnet_dsc"),
+    "Lite0 with skips, ImageNet's weights and labels": ("lite0-imagenet", "lite0-random"),
+    "the same, against the separable SegNet from scratch": ("lite0-imagenet", "segnet_dsc"),
+}
+
+
+def curve(folder: Path = PUBLISHED) -> list[str]:
+    """Mean IoU on the test split over labelled images, with the paper's below."""
+    by_variant = runs.measured(folder)
+    counts = sorted({count for by_count in by_variant.values() for count in by_count})
+    if not counts:
+        return ["Not measured yet."]
+    cells = [
+        (runs.SETTINGS[name].title, *(of_seeds(by_count[count]) if count in by_count else "-" for count in counts))
+        for name, by_count in by_variant.items()
+    ]
+    for name, values in runs.PAPER.items():
+        nearest = [min(values, key=lambda known: abs(known - count)) for count in counts]
+        told = (f"{values[n]:.3f}" + ("" if n == count else f" ({n})") for n, count in zip(nearest, counts))
+        cells.append((name, *told))
+    return markdown(("mean IoU", *(f"{count} labels" for count in counts)), cells)
+
+
+def of_seeds(rows: list[Row]) -> str:
+    return spread([row["mean_iou"] for row in rows]) + (f" (n={len(rows)})" if len(rows) > 1 else "")
+
+
+def curve_gains(folder: Path = PUBLISHED) -> list[str]:
+    """What pretraining changes in mean IoU on the test split, with each number of labels."""
+    found = {what: gains for what, pair in PAIRS.items() if (gains := gains_of(*pair, folder))}
+    counts = sorted({count for gains in found.values() for count in gains})
+    if not counts:
+        return ["Not measured yet."]
+    cells = [(what, *(difference(gains.get(count, [])) for count in counts)) for what, gains in found.items()]
+    return markdown(("change in mean IoU", *(f"{count} labels" for count in counts)), cells)
+
+
+def gains_of(with_it: str, without: str, folder: Path = PUBLISHED) -> dict[int, list[float]]:
+    """Differences in mean IoU between two variants, for each seed that both have, by number of labels."""
+    by_variant = runs.measured(folder)
+    found = {}
+    for count, rows in by_variant.get(with_it, {}).items():
+        base = {row["seed"]: row["mean_iou"] for row in by_variant.get(without, {}).get(count, [])}
+        if differences := [row["mean_iou"] - base[row["seed"]] for row in rows if row["seed"] in base]:
+            found[count] = differences
+    return found
+
+
+def tried_lengths(folder: Path = PUBLISHED) -> list[str]:
+    """Mean IoU on the validation tenth over steps, and the minutes that they took; before them those of pretraining."""
+    variants = runs.SETTINGS | runs.EARLIER
+    data = runs.data_of(folder)
+    by_variant = {name: by_steps for name in variants if (by_steps := runs.tries(name, folder, data))}
+    steps = [n for n in runs.LENGTHS if any(n in by_steps for by_steps in by_variant.values())]
+    if not steps:
+        return ["Not measured yet."]
+    cells = []
+    for name, by_steps in by_variant.items():
+        before = pretraining.line_of(variants[name].pretraining) if variants[name].pretraining else None
+        told = {n: f"{line['validation_mean_iou']:.4f} ({minutes(line)})" for n, line in by_steps.items()}
+        cells.append((variants[name].title, minutes(before) if before else "-", *(told.get(n, "-") for n in steps)))
+    return markdown((f"mean IoU with {runs.FIRST} labels", "pretraining", *(f"{n} steps" for n in steps)), cells)
+
+
+def minutes(line: Row) -> str:
+    return f"{line['seconds'] / 60:.0f} min"
+
+
+def answer() -> str:
+    """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
+    by_variant, few = runs.measured(), runs.FIRST
+    scratch, imagenet = (named(*names) for names in (("record40", "segnet_dsc"), ("lite0", "segnet_dsc_lite0")))
+    gain = imagenet["mean_iou"] - scratch["mean_iou"]
+    kept_out = scratch["train_images"] - runs.COUNTS[-1]
+    said = [
+        "**What is pretraining worth in labels?** On the test split, Lite0 (EfficientNet-Lite0 with ImageNet's "
+        "weights, and so with the labels of 1.3 M other images, under SegNet's separable decoder with skips) reaches "
+        f"mean IoU {of_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images, and {kept_out} that chose "
+        f"how long to train; the separable SegNet from scratch {from_few(by_variant.get('segnet_dsc', {}))}"
+        f"{scratch['mean_iou']:.4f} from {scratch['train_images']:,}. With all {imagenet['train_images']:,} labels "
+        f"Lite0 is ahead by {gain:+.4f}; how much of it is the encoder's and the skips' and not the weights', is not "
+        "measured yet.",
+        pretraining.after_equal_steps(),
+        longer(gains_of("vit-masked", "vit-untrained")),
+        "([More](experiments/README.md#what-a-label-is-worth).)",
+    ]
+    return " ".join(sentence for sentence in said if sentence)
+
+
+def from_few(by_count: dict[int, list[Row]]) -> str:
+    return f"{of_seeds(by_count[runs.FIRST])} from {runs.FIRST} and " if runs.FIRST in by_count else ""
+
+
+def longer(gains: dict[int, list[float]]) -> str:
+    """What masked pretraining changes when each side is trained for the steps chosen for it, and where that ends."""
+    if not gains:
+        return ""
+    changes = ", ".join(f"{difference(found)} with {count:,} labels" for count, found in gains.items())
+    return (
+        f"With each side trained until twice the steps gain less than {runs.GAIN}, on the test split, the transformer "
+        f"gains {changes}: {reach(gains, runs.GAIN)}."
+    )
+
+
+def reach(gains: dict[int, list[float]], least: float) -> str:
+    """From which number of labels on pretraining gains less than that, of those that were tried."""
+    means = {count: statistics.mean(found) for count, found in sorted(gains.items())}
+    worth_it = [count for count, gain in means.items() if gain >= least]
+    beyond = [count for count in means if not worth_it or count > worth_it[-1]]
+    if beyond:
+        return f"less than {least} from {beyond[0]:,} on"
+    return f"still {least} or more with {worth_it[-1]:,}, the most that were tried"
