@@ -40,6 +40,20 @@ def test_what_the_answers_claim_is_in_the_rows(monkeypatch):
     assert "Yes: it changes mean IoU by +" in " ".join(tables.TABLES["answers"]())
 
 
+def test_what_trained_out_networks_cost_is_in_their_newest_rows(monkeypatch):
+    old, first, second = (
+        {"run": "record40", "network": network, "epochs": 40, "mean_iou": mean_iou, "contour_mean_iou": contour}
+        for network, mean_iou, contour in (("segnet", 0.9, 0.9), ("segnet_dsc", 0.75, 0.5), ("segnet", 0.78, 0.52))
+    )
+    monkeypatch.setattr(
+        tables.findings, "rows", lambda: [old, first, second, second | {"run": "record", "mean_iou": 1}]
+    )
+    said = "0.030 after 40 epochs (0.7500 against 0.7800, one seed; near the contour 0.020), "
+    assert tables.findings.trained_out("segnet_dsc", "segnet") == said
+    assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.030 ")
+    assert tables.findings.trained_out("segnet_dsc", "unet_dsc") == ""
+
+
 def test_readme_is_short_and_its_links_lead_somewhere():
     assert len(TEXTS["README.md"].splitlines()) <= 170
     for name, text in TEXTS.items():
