@@ -28,7 +28,6 @@ from common.inference import as_input, logits_of
 from dataset.batches import Part, divide
 from experiments.large_images import SHARE, facts_of
 
-IMAGES = 368  # of the validation part, that are scored; it has 368
 CALIBRATION = 100  # training images that static scales are taken from
 TIMED = 32  # images per turn
 REPEATS = 7  # turns of each way, after one that is not counted
@@ -41,7 +40,7 @@ def main() -> None:
     path = predict.chosen_weights()
     network, size = predict.load(path)
     train_part, validation_set = divide(pets.load("trainval", size), SHARE)
-    images, trimaps = validation_set.images[:IMAGES], validation_set.trimaps[:IMAGES]
+    images, trimaps = validation_set.images, validation_set.trimaps
     precision = machine.precision(predict.PRECISION)
     with tempfile.TemporaryDirectory() as folder:
         files = written(network, size, Path(folder), train_part)

@@ -84,8 +84,8 @@ def file_of(name: str) -> tuple[str, Path]:
 
 def line_of(name: str) -> dict[str, object] | None:
     """What a pretraining has learnt; None if it has no line."""
-    lines = results.lines_of("pretraining.jsonl")
-    return next((line for line in reversed(lines) if (line["kind"], line["name"]) == ("pretraining", name)), None)
+    key = {"kind": "pretraining", "name": name, "version": results.VERSION}.items()
+    return next((line for line in reversed(results.lines_of("pretraining.jsonl")) if key <= line.items()), None)
 
 
 def path_of(name: str) -> Path:
@@ -125,7 +125,7 @@ def ways() -> dict[Way, dict[str, dict]]:
     """The lines on labels, by way and by seed."""
     by_way: dict[Way, dict[str, dict]] = {}
     for line in results.lines_of("pretraining.jsonl"):
-        if line["kind"] == "labels":
+        if line["kind"] == "labels" and line["version"] == results.VERSION:
             arguments, seed = line["arguments"].rsplit(" SEED=", 1)
             by_way.setdefault((line["name"], line["pretraining"], arguments), {})[seed] = line
     return by_way
@@ -134,10 +134,16 @@ def ways() -> dict[Way, dict[str, dict]]:
 def changes_of(by_way: dict[Way, dict[str, dict]], name: str, found: dict[str, dict]) -> list[float]:
     """Changes in mean IoU against the way that it is compared with, for each seed that both have."""
     base = TRIED.get(name, ("", "", ""))[2]
-    alike = (some for (n, *_), some in by_way.items() if n == base)
+    of = [labels_of(line["arguments"]) for line in found.values()]
+    alike = (some for (n, _, arguments), some in by_way.items() if n == base and labels_of(arguments) in of)
     compared = {seed: line for some in alike for seed, line in some.items()}
     key = "validation_mean_iou"
     return [line[key] - compared[seed][key] for seed, line in found.items() if seed in compared]
+
+
+def labels_of(arguments: str) -> set[str]:
+    """Those of train.py's arguments that say which labels are learnt from, and for how long."""
+    return {argument for argument in arguments.split() if argument.startswith(("TRAIN_IMAGES", "IMAGE_SIZE", "EPOCHS"))}
 
 
 def pretraining() -> list[str]:
@@ -156,18 +162,17 @@ def pretraining() -> list[str]:
     return markdown(header, cells)
 
 
-def after_equal_steps() -> str:
-    """What it has changed, for the README."""
-    by_way = ways()
-    changes = {name: difference(changes_of(by_way, name, found)) for (name, *_), found in by_way.items()}
-    return (
-        "Masked pretraining on the training images, without their labels, changes mean IoU on a tenth that is kept "
-        "out, with 250 labels and 40 epochs on either side: of a small vision transformer under SegNet's decoder by "
-        f"{changes['vit-masked']}, of the separable SegNet at 64 px by {changes['segnet-masked']}."
-    )
+def change(name: str) -> str:
+    """What a pretraining has changed in mean IoU after equal steps on labels, and the minutes that it took."""
+    (found,) = (found for (way, *_), found in ways().items() if way == name)
+    took = line_of(TRIED[name][0])["seconds"] / 60
+    return f"{difference(changes_of(ways(), name, found))} after {took:.0f} minutes of it"
 
 
 def told(line: dict[str, object]) -> str:
+    """What a pretraining was; at a rate of nothing it leaves the first weights."""
+    if line["name"] == "vit-untrained":
+        return "none, the same first weights"
     return f"{line['train_images']} images, {line['epochs']} epochs, loss {line['validation_loss']:.3f}"
 
 

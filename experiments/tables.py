@@ -32,6 +32,9 @@ SUMMARY = (
     ("lite0", "segnet_dsc_lite0", "ImageNet encoder, separable decoder with skips, 12 epochs"),
 )
 
+# Runs, and single networks of them, whose minutes are upper bounds: other work shared the cores
+SHARED = {"record", "record-mirror", "lite0", "record40/segnet", "defaults/segnet_dsc"}
+
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record40", "segnet_dsc"), ("record40", "segnet"), ("lite0", "segnet_dsc_lite0"))
 
@@ -63,9 +66,14 @@ def summary() -> list[str]:
     for run, network, title in SUMMARY:
         row = [row for row in current(rows()) if (row["run"], row["network"]) == (run, network)][-1]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
-        minutes = f"{row['train_seconds'] / 60:.0f} ({cores_of(row)})" if row["train_seconds"] else "-"
+        minutes = f"{minutes_of(row)} ({cores_of(row)})" if row["train_seconds"] else "-"
         cells.append((title + mark(row), parameters, minutes, f"{row['pixel_accuracy']:.4f}", f"{row['mean_iou']:.4f}"))
     return markdown(("network", "parameters", "minutes to train", "pixel accuracy", "mean IoU"), cells)
+
+
+def minutes_of(row: Row) -> str:
+    shared = {row["run"], f"{row['run']}/{row['network']}"} & SHARED
+    return f"{'≤ ' if shared else ''}{row['train_seconds'] / 60:.0f}"
 
 
 def cores_of(row: Row) -> str:
@@ -114,7 +122,7 @@ def results() -> list[str]:
     names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
     cells = []
     for row in named_rows():
-        minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
+        minutes = minutes_of(row) if row.get("train_seconds") else "-"
         cores = cores_of(row) if row.get("train_seconds") else "-"
         numbers = (f"{row[name]:.4f}" for name in names)
         cells.append((row["network"], row["run"] + mark(row), row["epochs"], minutes, cores, *numbers))
@@ -215,7 +223,7 @@ def agreement() -> list[str]:
         error = statistics.stdev(differences) / len(differences) ** 0.5
         column = [f"{value:.4f} ({d:+.4f})" for value, d in zip(values, differences)]
         columns.append([*column, f"{statistics.mean(differences):+.4f} ± {error:.4f}"])
-    return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
+    return markdown(("seed", *(way.replace("_", ", ") + mark(result) for way in by_way)), list(zip(*columns)))
 
 
 def memory() -> list[str]:
@@ -225,16 +233,8 @@ def memory() -> list[str]:
          line["commit"])
         for line in lines_of("memory.jsonl")
     ]  # fmt: skip
-    header = (
-        "px",
-        "images per step",
-        "training, MiB",
-        "testing, MiB",
-        "decoding and loading all real images, MiB",
-        "threads",
-        "machine",
-        "commit",
-    )
+    header = ("px", "images per step", "training, MiB", "testing, MiB", "decoding and loading all real images, MiB",
+              "threads", "machine", "commit")  # fmt: skip
     return markdown(header, cells)
 
 
