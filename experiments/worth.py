@@ -137,9 +137,12 @@ def longer() -> str:
 
 def tested(gains: dict[int, list[float]]) -> str:
     """The same on the test split, each side trained for the steps chosen for it, and where pretraining ends."""
+    if not gains:
+        return ""
     end = reach(gains, runs.GAIN)
     return (
-        f"On the test split, for as long as each wants, it gains {changes(gains)}{end and f': {end}'}." if gains else ""
+        f"On the test split, each side trained for the steps that it wants with {runs.FIRST} labels, times the root of "
+        f"how many more there are, it gains {changes(gains)}{end and f': {end}'}."
     )
 
 
