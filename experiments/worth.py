@@ -101,9 +101,9 @@ def answer() -> str:
         f"{imagenet['train_images']:,} labels Lite0 is ahead by {gain:+.4f} (one seed; {imagenet['epochs']} epochs "
         f"against {scratch['epochs']}); {of_weights(gains_of('lite0-imagenet', 'lite0-random'))}.",
         "Masked pretraining on the training images, without their labels, changes mean IoU on a tenth that is kept "
-        f"out, with {few} labels and 40 epochs of them on either side, where neither is trained out: of a small vision "
-        f"transformer under SegNet's decoder by {pretraining.change('vit-masked')}, of the separable SegNet at 64 px "
-        f"by {pretraining.change('segnet-masked')}.",
+        f"out, with {few} labels and 40 epochs of them on either side: of a small vision transformer under SegNet's "
+        f"decoder, which wants more epochs without it, by {pretraining.change('vit-masked')}, of the separable SegNet "
+        f"at 64 px by {pretraining.change('segnet-masked')}.",
         longer(),
         tested(gains_of("vit-masked", "vit-untrained")),
         "([More](experiments/README.md#what-a-label-is-worth).)",
