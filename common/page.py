@@ -5,6 +5,7 @@
 It asks nothing of other hosts, and sends nothing to them.
 """
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -42,10 +43,12 @@ def serve(networks: list[str], find: Find, examples: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         blocks = build(networks, find, sorted(examples.glob("*.jpg")), Path(folder))
         try:
-            print(f"the page is at {launch(blocks)} until Ctrl-C")
+            address = launch(blocks)
         except OSError as error:
             raise UserError(f"the page can't be opened at {ADDRESS}, PORT={PORT}: {error}; choose another") from error
-        blocks.block_thread()
+        with contextlib.suppress(KeyboardInterrupt):  # before block_thread, which heeds it, has begun
+            print(f"the page is at {address} until Ctrl-C")
+            blocks.block_thread()
 
 
 def import_gradio() -> "gradio":
