@@ -140,9 +140,10 @@ def tested(gains: dict[int, list[float]]) -> str:
     if not gains:
         return ""
     end = reach(gains, runs.GAIN)
+    scaled = ", with more of them times the root of their ratio" if set(gains) != {runs.FIRST} else ""
     return (
-        f"On the test split, each side trained for the steps that it wants with {runs.FIRST} labels, times the root of "
-        f"how many more there are, it gains {changes(gains)}{end and f': {end}'}."
+        f"On the test split, each side trained for the steps that it wants with {runs.FIRST} labels{scaled}, it gains "
+        f"{changes(gains)}{end and f': {end}'}."
     )
 
 
