@@ -68,15 +68,10 @@ def tried_lengths(folder: Path = PUBLISHED) -> list[str]:
         return ["Not measured yet."]
     cells = []
     for name, by_steps in by_variant.items():
-        before = pretraining.line_of(variants[name].pretraining) if variants[name].pretraining else None
+        before = pretraining.line_of(variants[name].pretraining)
+        took = minutes(before) if before and pretraining.learns(before) else "-"
         told = {n: f"{line['validation_mean_iou']:.4f} ({minutes(line)})" for n, line in by_steps.items()}
-        cells.append(
-            (
-                variants[name].title,
-                minutes(before) if before and before["epochs"] > 1 else "-",
-                *(told.get(n, "-") for n in steps),
-            )
-        )
+        cells.append((variants[name].title, took, *(told.get(n, "-") for n in steps)))
     return markdown((f"mean IoU with {runs.FIRST} labels", "pretraining", *(f"{n} steps" for n in steps)), cells)
 
 

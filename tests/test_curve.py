@@ -81,6 +81,18 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     assert worth.of_weights({250: [0.1]}).endswith("by +0.1000 (one seed) with 250 labels")
 
 
+def test_pretraining_is_compared_with_as_many_epochs_of_as_many_labels(monkeypatch):
+    monkeypatch.setattr(pretraining, "TRIED", {"with": ("own", "", "without"), "without": ("", "", "")})
+    labels = {name: f"TRAIN_IMAGES=250 EPOCHS=1,{end} IMAGE_SIZE=64" for name, end in (("long", 41), ("short", 11))}
+    by_way = {
+        ("without", "", labels[name]): {"0": {"validation_mean_iou": x}} for name, x in (("short", 0.2), ("long", 0.5))
+    }
+    found = {"0": {"validation_mean_iou": 0.6, "arguments": f"{labels['long']} SEED=0"}}
+    assert pretraining.changes_of(by_way, "with", found) == [pytest.approx(0.1)]
+    del by_way["without", "", labels["long"]]
+    assert pretraining.changes_of(by_way, "with", found) == []
+
+
 @pytest.mark.slow
 def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
     held_out = "VALIDATION_SHARE=0.25 THREADS=1"
