@@ -48,7 +48,7 @@ def make_caches(missing: list[Task]) -> None:
 
 def train_and_test(task: Task) -> str:
     trials.run("train.py", *task.arguments, f"RUN={task.run}")
-    kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS="))]
+    kept = [a for a in task.arguments if a.startswith(("IMAGE_SIZE=", "THREADS=", "PRECISION="))]
     kept += ["PUBLISH=True", "BASELINE=False"]
     kept += [] if task.pictured else ["EXAMPLES=0"]
     trials.run("test.py", *kept, f"RUN={task.run}", f"NETWORKS={task.network}")

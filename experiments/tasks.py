@@ -10,7 +10,8 @@ from common.results import Row
 from dataset import augment
 from pretrained import full_name
 
-# Separable networks at 64 px on a third of the images: what each change costs and brings
+# Separable networks at 64 px on a third of the images: what each change costs and brings. In tasks all in float32, so
+# that rows of one machine stand beside those of another
 STUDY = "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1"
 VARIANTS = {
     "segnet_dsc": "",
@@ -61,7 +62,7 @@ class Task(NamedTuple):
 
 def tasks() -> list[Task]:
     found = [
-        Task("study", name, f"study-{name}-{seed}", (*changed(STUDY, setting), f"SEED={seed}"))
+        Task("study", name, f"study-{name}-{seed}", (*changed(STUDY, setting), "PRECISION=float32", f"SEED={seed}"))
         for seed in SEEDS
         for name, setting in VARIANTS.items()
     ]
@@ -86,12 +87,15 @@ def row_of(task: Task, rows: list[Row]) -> Row | None:
     """
     wanted, defaults = constants_of(task.arguments), constants_of(())
     for row in reversed(rows):
-        same = (row["network"], row.get("version"), row.get("mirror")) == (task.network, results.VERSION, False)
+        if (row["network"], row.get("version"), row.get("mirror")) != (task.network, results.VERSION, False):
+            continue
+        had = defaults | row["constants"]
+        if had["PRECISION"] == "auto" != wanted["PRECISION"]:
+            had["PRECISION"] = row["precision"]  # what that machine took
         if (
-            same
-            and row["constants"].keys() <= wanted.keys() | IGNORED  # and not by levers.py
+            had.keys() <= wanted.keys() | IGNORED  # and not by levers.py
             and row["epochs"] == wanted["EPOCHS"][1] - 1
-            and all(row["constants"].get(name, defaults[name]) == value for name, value in wanted.items())
+            and all(had[name] == value for name, value in wanted.items())
         ):
             return row
     return None

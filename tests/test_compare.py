@@ -6,7 +6,7 @@ import pytest
 
 import fetch_oxford_iiit_pets as pets
 import train
-from common import checkpoints, machine, results, settings
+from common import checkpoints, results, settings
 from experiments import compare, findings, study, tasks, trials
 
 QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=1 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
@@ -35,8 +35,8 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     of = [row["mean_iou"] for row in rows if row["run"].startswith("study-unet_dsc")]
     assert sorted(entries["unet_dsc"]["mean_iou"]) == sorted(of)
     assert len(of) == 2
-    in_float32 = machine.precision("auto").itemsize / 4  # of a map's bytes; indices have theirs in any type
-    assert entries["unet_dsc"]["kept_bytes"] == 64 * in_float32 * entries["segnet_dsc"]["kept_bytes"]
+    assert {row["precision"] for row in rows if row["run"] != "baseline"} == {"float32"}  # whatever the machine has
+    assert entries["unet_dsc"]["kept_bytes"] == 64 * entries["segnet_dsc"]["kept_bytes"]
     assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png"}
     compare.main()
     assert "0 rows are missing" in capsys.readouterr().out
@@ -81,6 +81,9 @@ def test_a_row_counts_by_its_constants_and_version_and_not_by_its_name(monkeypat
     assert not tasks.row_of(task, [row | {"mirror": True}])
     assert not tasks.row_of(task, [row | {"network": "segnet_dsc"}])
     assert not tasks.row_of(task, [row | {"constants": row["constants"] | {"LEARNING_RATE": 1e-3}}])
+    auto = row | {"constants": row["constants"] | {"PRECISION": "auto"}}
+    assert tasks.row_of(task, [auto | {"precision": "float32"}])
+    assert not tasks.row_of(task, [auto | {"precision": "bfloat16"}])  # of a machine that has it
     old = row | {"run": task.run, "version": 1}
     assert tasks.predecessor(task, [row, old]) is old
     assert results.current([old, row, row | {"run": task.run}]) == [row, row | {"run": task.run}]
