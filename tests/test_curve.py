@@ -70,8 +70,8 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     gains = worth.gains_of("vit-masked", "vit-untrained")
     assert gains == {250: pytest.approx([0.05, 0.03])}
     assert worth.curve_gains()[2] == "| the transformer, masked pretraining | +0.0400 ± 0.0100 (n=2) |"
-    said = "(n=2) with 250 labels: still 0.01 or more with 250, the most that have several seeds."
-    assert worth.tested(gains).endswith(f"it gains +0.0400 ± 0.0100 {said}")
+    said = "with 250 labels (still 0.01 or more with 250, the most that have several seeds) where each side is"
+    assert worth.tested(gains).startswith(f"+0.0400 ± 0.0100 (n=2) {said}")
     assert worth.reach(gains | {1000: [0.02, -0.02], 3311: [-0.1, 0]}, 0.01) == "less than 0.01 from 1,000 on"
     assert worth.reach(gains | {1000: [0.0]}, 0.01).startswith("still 0.01 or more with 250,")  # one seed says nothing
     assert worth.reach(gains | {500: [0, 0], 3311: [0.02, 0.03]}, 0.01).startswith("still 0.01 or more with 3,311,")
