@@ -8,7 +8,6 @@ import torch
 
 from common.pictures import save
 from common.pooling import max_pool, max_unpool
-from common.results import OLD_MARK
 
 
 def save_benchmark(path: Path, result: dict) -> None:
@@ -60,9 +59,8 @@ def save_comparison(path: Path, entries: list[dict]) -> None:
             x, values = entry["multiply_adds"] / 1e9 + step * beside, np.array(entry["mean_iou"])
             deviation = values.std(ddof=1) if len(values) > 1 else 0
             axis.errorbar(x, values.mean(), deviation, color="#8d99ae", capsize=3, zorder=1)
-            name = entry["name"] + (OLD_MARK if entry.get("old") else "")
             axis.scatter(x, values.mean(), 20 + entry["kept_bytes"] / size**2 / 4, color=colours[entry["name"]],
-                         alpha=0.8, label=f"{name}:\n{entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
+                         alpha=0.8, label=f"{entry['name']}:\n{entry['kept_bytes'] / 1024:,.0f} KiB kept")  # fmt: skip
         axis.set(xlabel="10⁹ multiply-adds (dots side by side: the same)", ylabel="mean IoU")
         axis.set_title(f"{size} px")
         axis.margins(0.2)

@@ -3,9 +3,9 @@
 import json
 import statistics
 
-from common.results import OLD_MARK, PUBLISHED, VERSION, Row, lines_of, mark, rows
+from common.results import PUBLISHED, VERSION, Row, lines_of, mark, rows
 from common.trimap import BORDER, CLASSES
-from experiments.tasks import Task, predecessor, row_of, tasks
+from experiments.tasks import Task, row_of, tasks
 
 
 def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
@@ -20,21 +20,15 @@ def spread(values: list[float], digits: int = 4) -> str:
 
 
 def comparison(lines: list[Row]) -> list[dict[str, object]]:
-    """compare.py's groups "study" and "full": an entry for each variant, of this version or else of an earlier one."""
-    found = {(entry["name"], entry["size"]): entry for entry in (*entries(lines, old=True), *entries(lines, old=False))}
-    return list(found.values())
-
-
-def entries(lines: list[Row], old: bool) -> list[dict[str, object]]:
-    """A dictionary for each variant that has rows, results in lists over seeds; old: rows of earlier versions alone."""
+    """compare.py's groups "study" and "full": an entry for each variant that has rows, results in lists over seeds."""
     names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
     found = []
     for (variant, _), of_variant in by_variant(("study", "full")).items():
-        chosen = [row for task in of_variant if (row := (predecessor if old else row_of)(task, lines))]
+        chosen = [row for task in of_variant if (row := row_of(task, lines))]
         if chosen:
             first = chosen[0]
             found.append({
-                "name": variant, "size": first["image_size"], "old": old, "seeds": [row["seed"] for row in chosen],
+                "name": variant, "size": first["image_size"], "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
@@ -43,17 +37,9 @@ def entries(lines: list[Row], old: bool) -> list[dict[str, object]]:
     return found
 
 
-def of_one_version(size: int, names: tuple[str, ...]) -> dict[str, dict[str, object]]:
-    """The entries of these variants, by name: of this version if it has them all, else of earlier ones, never mixed."""
-    for old in (False, True):
-        found = {entry["name"]: entry for entry in entries(rows(), old) if entry["size"] == size}
-        if set(names) <= set(found):
-            return {name: found[name] for name in names}
-    raise KeyError(f"no version has rows of {', '.join(names)} at {size} px")
-
-
-def label_of(entry: dict[str, object]) -> str:
-    return entry["name"] + (OLD_MARK if entry["old"] else "")
+def entries(size: int) -> dict[str, dict[str, object]]:
+    """The variants compared at a size, px, by name."""
+    return {entry["name"]: entry for entry in comparison(rows()) if entry["size"] == size}
 
 
 def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str], list[Task]]:
@@ -67,10 +53,10 @@ def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str], list[Task]]:
 
 def compared() -> list[str]:
     cells = []
-    for entry in sorted(comparison(rows()), key=lambda entry: (-entry["size"], entry["old"])):
+    for entry in sorted(comparison(rows()), key=lambda entry: -entry["size"]):
         measured = [spread(entry[name]) for name in ("pixel_accuracy", "mean_iou", "contour_mean_iou", "small_pets")]
         cells.append((
-            label_of(entry), entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
+            entry["name"], entry["size"], len(entry["mean_iou"]), f"{entry['parameters'] / 1e6:.2f} M",
             f"{entry['multiply_adds'] / 1e9:.2f} G", f"{entry['kept_bytes'] / 1024:,.0f} KiB",
             *measured,
         ))  # fmt: skip
@@ -88,7 +74,7 @@ def decoders() -> list[str]:
         "segnet_maps_dsc": "pooling indices, and maps, added",
         "unet_dsc": "maps, joined; upsampled bilinearly (U-Net)",
     }
-    found = {entry["name"]: entry for entry in comparison(rows()) if entry["size"] == 64 and not entry["old"]}
+    found = entries(64)
     cells = []
     for name, what in handed.items():
         if name in found and "segnet_dsc" in found:
@@ -170,9 +156,9 @@ def answers() -> list[str]:
     both = Pair("bilinear_maps_dsc", "segnet_maps_dsc", 64)
     fifth = Pair("segnet_dsc", "fifth-stage", 128)
     losses = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
-    of_losses = of_one_version(64, tuple(losses))
-    ranked = sorted(losses, key=lambda name: -statistics.mean(of_losses[name]["small_pets"]))
-    ranking = ", ".join(f"{losses[name]} {shown(of_losses[name], 'small_pets')}" for name in ranked)
+    small = entries(64)
+    ranked = sorted(losses, key=lambda name: -statistics.mean(small[name]["small_pets"]))
+    ranking = ", ".join(f"{losses[name]} {spread(small[name]['small_pets'])}" for name in ranked)
     return [
         f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes'):.0f} times fewer bytes "
         f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
@@ -190,7 +176,7 @@ def answers() -> list[str]:
         f"{full.gain():.3f} after five epochs ({full.values()}). It has {full.ratio('parameters'):.0f} times fewer "
         f"parameters and {full.ratio('multiply_adds'):.0f} times fewer multiply-adds.",
         f"5. **Which loss finds small pets?** Mean IoU on the smallest third at 64 px: {ranking}, 3 seeds; the "
-        f"first two differ by {difference(differences(*(of_losses[name] for name in ranked[:2]), 'small_pets'))}.",
+        f"first two differ by {difference(differences(*(small[name] for name in ranked[:2]), 'small_pets'))}.",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.gain() > 0 else 'No'}, after five "
         f"epochs: it changes mean IoU by {fifth.gain():+.3f} ({fifth.values()}).",
     ]
@@ -215,10 +201,10 @@ def named(run: str, network: str) -> Row:
 
 
 class Pair:
-    """Two variants at one size, of the same version: what the second gains over the first."""
+    """Two variants at one size: what the second gains over the first."""
 
     def __init__(self, first: str, second: str, size: int) -> None:
-        self.first, self.second = of_one_version(size, (first, second)).values()
+        self.first, self.second = (entries(size)[name] for name in (first, second))
 
     def gain(self, result: str = "mean_iou") -> float:
         """The mean difference over the seeds that both have."""
@@ -230,8 +216,4 @@ class Pair:
     def values(self) -> str:
         n = len(differences(self.second, self.first, "mean_iou"))
         seeds = "one seed" if n == 1 else f"{n} seeds"
-        return f"{shown(self.first, 'mean_iou')} against {shown(self.second, 'mean_iou')}, {seeds}"
-
-
-def shown(entry: dict[str, object], result: str) -> str:
-    return spread(entry[result]) + (OLD_MARK if entry["old"] else "")
+        return f"{spread(self.first['mean_iou'])} against {spread(self.second['mean_iou'])}, {seeds}"

@@ -163,10 +163,9 @@ def pretraining() -> list[str]:
 
 
 def change(name: str) -> str:
-    """What a pretraining has changed in mean IoU after equal steps on labels, and the minutes that it took."""
+    """What a pretraining has changed in mean IoU after equal steps on labels."""
     (found,) = (found for (way, *_), found in ways().items() if way == name)
-    took = line_of(TRIED[name][0])["seconds"] / 60
-    return f"{difference(changes_of(ways(), name, found))} after {took:.0f} minutes of it"
+    return difference(changes_of(ways(), name, found))
 
 
 def learns(line: dict[str, object]) -> bool:

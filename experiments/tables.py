@@ -5,6 +5,7 @@
 A test compares: no number of a table is typed by hand.
 """
 
+import functools
 import json
 import re
 import statistics
@@ -16,6 +17,7 @@ from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of,
 from common.settings import UserError
 from experiments import findings, pretraining, scaling, speed, worth
 from experiments.findings import markdown, spread
+from experiments.study import LEVERS
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
 
@@ -34,7 +36,7 @@ SUMMARY = (
 )
 
 # Runs, and single networks of them, whose minutes are upper bounds: other work shared the cores
-SHARED = {"record", "record-mirror", "lite0", "record40/segnet", "record40/unet_dsc", "defaults/segnet_dsc"}
+SHARED = {"lite0", "record40/segnet", "record40/unet_dsc", "defaults/segnet_dsc", "defaults/segnet"}
 
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record40", "segnet_dsc"), ("record40", "segnet"), ("lite0", "segnet_dsc_lite0"))
@@ -168,22 +170,6 @@ def answers() -> list[str]:
     return [*said, f"{len(said) + 1}. {worth.answer()}"]
 
 
-def study() -> list[str]:
-    return study_table("short")
-
-
-def study_long() -> list[str]:
-    return study_table("long")
-
-
-def study_moved() -> list[str]:
-    return study_table("moved")
-
-
-def study_encoder() -> list[str]:
-    return study_table("encoder")
-
-
 def study_table(study: str) -> list[str]:
     """Each setting against the base of the same version, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
@@ -290,11 +276,11 @@ def onnx() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, study, study_long, study_moved, study_encoder,
-              agreement, memory, large_images, onnx, kills, speed.speed, speed.machines, speed.gains, scaling.ranks,
-              scaling.scale, scaling.how_far, pretraining.pretraining, findings.compared, answers, worth.curve,
-              worth.curve_gains, worth.tried_lengths, findings.decoders, findings.aligned, findings.shares)
-}  # fmt: skip
+    for f in (summary, first_run, card, breeds, results, sizes, agreement, memory, large_images, onnx, kills, answers,
+              speed.speed, speed.machines, speed.gains, scaling.ranks, scaling.scale, scaling.how_far,
+              pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
+              findings.decoders, findings.aligned, findings.shares)
+} | {f"study_{name}": functools.partial(study_table, name) for name in LEVERS}  # fmt: skip
 
 if __name__ == "__main__":
     settings.run(main)

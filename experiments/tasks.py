@@ -101,12 +101,6 @@ def row_of(task: Task, rows: list[Row]) -> Row | None:
     return None
 
 
-def predecessor(task: Task, rows: list[Row]) -> Row | None:
-    """The row of an earlier version, which had names only."""
-    old = [row for row in rows if row.get("version", 1) < results.VERSION]
-    return next((row for row in reversed(old) if (row["run"], row["network"]) == (task.run, task.network)), None)
-
-
 def constants_of(arguments: tuple[str, ...]) -> dict[str, object]:
     """All constants that decide the weights, as train.py would have them with these arguments."""
     found = {}

@@ -91,10 +91,12 @@ def answer() -> str:
         f"scratch {f'{with_seeds(few_of_scratch)} from as many and ' if few_of_scratch else ''}"
         f"{scratch['mean_iou']:.4f} (one seed) from {scratch['train_images']:,}; "
         f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}.",
-        "*Masked pretraining* on the training images, without labels: a small vision transformer under SegNet's "
-        f"decoder gains {tested(gains_of('vit-masked', 'vit-untrained'))}{pretraining.change('vit-masked')}, where "
-        f"both learn from {few} labels for 40 epochs and are scored on a tenth that is kept out: without it the "
-        f"transformer learns more slowly. The separable SegNet gains {pretraining.change('segnet-masked')}, at 64 px. "
+        f"*Masked pretraining* on the training images, without labels ({minutes(pretraining.line_of('vit'))}): a small "
+        "vision transformer under SegNet's decoder gains "
+        f"{tested(gains_of('vit-masked', 'vit-untrained'), by_variant.get('vit-masked', {}))}"
+        f"{pretraining.change('vit-masked')} after 40 epochs of {few} labels on either side, on a tenth that is kept "
+        "out, since it learns more slowly without. The separable SegNet gains "
+        f"{pretraining.change('segnet-masked')} so, at 64 px. "
         "([More](experiments/README.md#what-a-label-is-worth).)",
     ]
     return " ".join(said)
@@ -111,12 +113,16 @@ def of_weights(gains: dict[int, list[float]]) -> str:
     return f"the weights alone change its mean IoU by {changes(gains)}"
 
 
-def tested(gains: dict[int, list[float]]) -> str:
-    """What masked pretraining gives the transformer on the test split, each side trained out, and where that ends."""
+def tested(gains: dict[int, list[float]], with_it: dict[int, list[Row]]) -> str:
+    """What masked pretraining gives the transformer on the test split, each side trained out; where that ends.
+
+    with_it: rows of the pretrained one, by number of labels.
+    """
     if not gains:
         return ""
     end = reach(gains, runs.GAIN)
-    return f"{changes(gains)}{end and f' ({end})'} where each side is trained out, and "
+    reached = ", ".join(with_seeds(with_it[count]) for count in gains)
+    return f"{changes(gains)}{end and f' ({end})'} where each side is trained out, and reaches {reached}; "
 
 
 def changes(gains: dict[int, list[float]]) -> str:
