@@ -10,8 +10,8 @@ from common.results import Row
 from dataset import augment
 from pretrained import full_name
 
-# Separable networks at 64 px on a third of the images: what each change costs and brings. In tasks all in float32, so
-# that rows of one machine stand beside those of another
+# Separable networks at 64 px on a third of the images: what each change costs and brings. `tasks` has all of them train
+# in float32, so that rows of one machine can stand beside those of another
 STUDY = "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 TRAIN_SHARE=0.3333 EPOCHS=1,6 THREADS=1"
 VARIANTS = {
     "segnet_dsc": "",

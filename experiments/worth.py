@@ -84,18 +84,20 @@ def answer() -> str:
     by_variant, few = runs.measured(), runs.FIRST
     scratch = named("record40", "segnet_dsc")
     few_of_scratch = by_variant.get("segnet_dsc", {}).get(few)
+    kept_out = scratch["train_images"] - runs.COUNTS[-1]
     said = [
         "**What is pretraining worth in labels?** *ImageNet's weights*, and so the labels of 1.3 M other images: Lite0 "
         "under SegNet's separable decoder with skips reaches a mean IoU of "
-        f"{with_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images, the separable SegNet from "
-        f"scratch {f'{with_seeds(few_of_scratch)} from as many and ' if few_of_scratch else ''}"
+        f"{with_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images ({kept_out} more chose "
+        "how long to train), the separable SegNet from scratch "
+        f"{f'{with_seeds(few_of_scratch)} from as many and ' if few_of_scratch else ''}"
         f"{scratch['mean_iou']:.4f} (one seed) from {scratch['train_images']:,}; "
         f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}.",
         f"*Masked pretraining* on the training images, without labels ({minutes(pretraining.line_of('vit'))}): a small "
         "vision transformer under SegNet's decoder gains "
         f"{tested(gains_of('vit-masked', 'vit-untrained'), by_variant.get('vit-masked', {}))}"
         f"{pretraining.change('vit-masked')} after 40 epochs of {few} labels on either side, on a tenth that is kept "
-        "out, since it learns more slowly without. The separable SegNet gains "
+        "out, where it learns more slowly without. The separable SegNet gains "
         f"{pretraining.change('segnet-masked')} so, at 64 px. "
         "([More](experiments/README.md#what-a-label-is-worth).)",
     ]
