@@ -32,7 +32,7 @@ from common.optimizer import has_fused, parameter_groups
 from common.settings import UserError
 from common.training import Run
 from dataset import augment, photographs
-from dataset.batches import numbers
+from dataset.batches import kept, numbers
 
 # What is trained
 NETWORK = "vit_tiny_patch16_224"  # a vision transformer of timm, or one of segnet.py's networks, e.g. segnet_dsc
@@ -55,6 +55,7 @@ DECODER_DEPTH = 2  # blocks
 
 # How
 EPOCHS = (1, 201)  # first, and one past the last
+PASSES = 1  # over the images in an epoch; more of them where an epoch isn't worth a checkpoint
 BATCH_SIZE = 64  # images per step
 LEARNING_RATE = 1e-3  # the largest of the schedule, up and down by cosines
 FULL_CONV_RATE = 0.25  # share of it for SegNet's full 3x3 convolutions, as in train.py
@@ -71,7 +72,7 @@ CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 # What the constants may be: one of these, or from the first number to the second
 CHOICES = {"FILLING": masking.FILLINGS}
 RANGES = {
-    **dict.fromkeys(("BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER"), (1, math.inf)),
+    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER"), (1, math.inf)),
     **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
     "VALIDATION_SHARE": (0, 0.99),
@@ -92,7 +93,7 @@ PICTURED = 8  # images in the picture
 
 
 class Source(NamedTuple):
-    """Images (N, 3, S, S), uint8, S = FINER * IMAGE_SIZE, mapped from their cache, and what they are."""
+    """Images (N, 3, S, S), uint8, S = FINER * IMAGE_SIZE, mapped from their cache or on the device; what they are."""
 
     images: Tensor
     training: Tensor  # numbers of those to learn from, (n,), int64
@@ -145,6 +146,7 @@ def load() -> Source:
         images, _, pairs = pets.load("trainval", size)
         data, identity = pets.data_name(), pets.identity("trainval")
     chosen, kept_out = numbers(pairs, VALIDATION_SHARE)
+    (images,) = kept(images)
     return Source(images, torch.tensor(chosen), torch.tensor(kept_out, dtype=torch.long), data, identity)
 
 
@@ -194,10 +196,10 @@ def constants() -> dict[str, object]:
 def train_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, source: Source, epoch: int, random: torch.Generator
 ) -> float:
-    """One pass over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
+    """PASSES passes over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
     network.train()
     first, end = EPOCHS
-    steps = max(1, len(source.training) // BATCH_SIZE)
+    steps = PASSES * max(1, len(source.training) // BATCH_SIZE)
 
     def step(batch: Tensor) -> Tensor:
         value = painting_loss(network, batch, distributed.own_generator(random))
@@ -209,24 +211,30 @@ def train_epoch(
     def rate(share: float) -> float:
         return LEARNING_RATE * training.up_and_down((epoch - first + share) / (end - first), WARM_UP)
 
-    loss = training.train_steps(step, crops(source, steps, random), steps, optimizer, rate, epoch, CHECK_EVERY)
+    fed = (batch for _ in range(PASSES) for batch in crops(source, steps // PASSES, random))
+    loss = training.train_steps(step, fed, steps, optimizer, rate, epoch, CHECK_EVERY)
     distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)
     return loss
 
 
 def crops(source: Source, steps: int, random: torch.Generator) -> Iterator[tuple[Tensor]]:
-    """An epoch of batches (B, 3, IMAGE_SIZE, IMAGE_SIZE) in [0, 1] on the device, in a random order."""
+    """A pass of batches (B, 3, IMAGE_SIZE, IMAGE_SIZE) in [0, 1] on the device, in a random order."""
     order = source.training[torch.randperm(len(source.training), generator=random)]
     for chosen in order.split(BATCH_SIZE)[:steps]:
-        images = source.images.index_select(0, chosen).to(machine.device())
+        images = chosen_of(source, chosen)
         yield (distributed.share(augment.crop(images, pets.IMAGE_SIZE, CROP, random)),)
+
+
+def chosen_of(source: Source, chosen: Tensor) -> Tensor:
+    """Images on the device, by their numbers."""
+    return source.images.index_select(0, chosen.to(source.images.device)).to(machine.device())
 
 
 def whole(source: Source, chosen: Tensor) -> Iterator[Tensor]:
     """Batches of whole images, as crops gives them; chosen: their numbers."""
     for some in chosen.split(BATCH_SIZE):
-        pixels = source.images.index_select(0, some).to(machine.device()).float().div_(255)
+        pixels = chosen_of(source, some).float().div_(255)
         yield F.interpolate(pixels, (pets.IMAGE_SIZE, pets.IMAGE_SIZE), mode="bilinear", antialias=True)
 
 

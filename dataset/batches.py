@@ -74,6 +74,12 @@ def steps_in(part: Split | Part, batch_size: int) -> int:
     return max(1, len(all_of(part).rows) // batch_size)
 
 
+def kept(*tensors: Tensor) -> list[Tensor]:
+    """The tensors on the device, if they are no more than KEPT_ON_DEVICE; else where they are."""
+    fit = sum(tensor.nbytes for tensor in tensors) <= KEPT_ON_DEVICE
+    return [tensor.to(machine.device()) if fit else tensor for tensor in tensors]
+
+
 def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
     trimaps (B, 1, H, W), long.
@@ -82,9 +88,7 @@ def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Ite
     unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
     """
     device, part = machine.device(), all_of(part)
-    images, trimaps = part.split.images, part.split.trimaps
-    if images.nbytes + trimaps.nbytes <= KEPT_ON_DEVICE:
-        images, trimaps = images.to(device), trimaps.to(device)
+    images, trimaps = kept(part.split.images, part.split.trimaps)
     order = part.rows[torch.randperm(len(part.rows), generator=random)].to(images.device)
     for chosen in order.split(batch_size)[: steps_in(part, batch_size)]:
         batch = (x.index_select(0, chosen).to(device, non_blocking=True) for x in (images, trimaps))

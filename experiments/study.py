@@ -3,8 +3,9 @@
     python -m experiments.study                             trains what outputs/published/study.jsonl lacks
     python -m experiments.study DATA_ROOT=/data SEEDS=0     constants of this file
 
-Each run trains a separable network on a third of the training images, at 64 px for two minutes ("short") or ten
-("long", "moved"), or at 128 px ("encoder"), and leaves a line, good or bad. The test split is never read.
+Each run leaves a line, good or bad. "short", "rates", "long" and "moved" train on a third of the training images at
+64 px, "encoder" at 128 px; "record" and "tuned" on all of them at 128 px. The validation tenth is kept out of all,
+and the test split is never read.
 """
 
 import json
@@ -16,7 +17,7 @@ from common.settings import UserError
 from experiments import trials
 from experiments.tasks import changed
 
-STUDIES = ("short", "long", "moved", "encoder")
+STUDIES = ("short", "rates", "long", "moved", "encoder")  # "record" and "tuned" take days without a GPU
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 
@@ -25,19 +26,26 @@ COMMON = (
     "NETWORKS=segnet_dsc IMAGE_SIZE=64 SIZES=1 VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 "
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
+AT_128 = "NETWORKS=segnet_dsc IMAGE_SIZE=128 VALIDATION_SHARE=0.1 THREADS=1 ZOOM=0.2 ROTATION=10.0"
+LITE0 = "ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True SIZES=0.5,0.75,1 EPOCHS=1,13 ENCODER_RATE=0.1"
 BASES = {
     "short": f"{COMMON} EPOCHS=1,6",
+    "rates": f"{COMMON} EPOCHS=1,6".replace("segnet_dsc", "segnet"),
     "long": f"{COMMON} EPOCHS=1,25",
     "moved": f"{COMMON} EPOCHS=1,25 ZOOM=0.2 ROTATION=10.0",
     "encoder": (
         "NETWORKS=segnet_dsc ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True IMAGE_SIZE=128 SIZES=0.5,0.75,1 "
         "VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 EPOCHS=1,13 ZOOM=0.2 ROTATION=10.0 ENCODER_RATE=0.1"
     ),
+    "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41",
+    "tuned": f"{AT_128} {LITE0}",
 }
-SCRIPTS = {"moved": "experiments.levers"}  # in place of train.py
+SCRIPTS = dict.fromkeys(("moved", "record"), "experiments.levers")  # in place of train.py
 LEVERS = {
     # The base, and what it would be without each of its levers
     "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
+    # What full 3x3 convolutions of SegNet want
+    "rates": ("", "FULL_CONV_RATE=1.0"),
     # What runs want that are long enough to learn the images by heart
     "long": ("", "ZOOM=0.2 ROTATION=10.0"),
     # What else they might want; what no constant of train.py asks for is in levers.py
@@ -57,6 +65,18 @@ LEVERS = {
     ),
     # How much a pretrained encoder should learn
     "encoder": ("", "FREEZE_ENCODER=True"),
+    # What the longest runs want, at their own size
+    "record": (
+        "",
+        "EPOCHS=1,101",
+        "SIZES=1",
+        "ZOOM=0.4 ROTATION=20.0",
+        "LOSS=ce+iou+lovasz",
+        "COARSE=0.2",
+        "AVERAGE=0.999",
+    ),
+    # For how long, and how much, a pretrained encoder should learn
+    "tuned": ("", "EPOCHS=1,25", "EPOCHS=1,49", "ENCODER_RATE=0.3", "ENCODER_RATE=1.0"),
 }
 
 
