@@ -35,9 +35,6 @@ IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
 
-# The separable network's after 5 epochs of the original recipe on these data, means over batches of 16
-QUALITY = {"pixel_accuracy": 0.8540, "iou": 0.6861, "custom_iou": 0.6001}
-
 
 def main() -> None:
     machine.set_up(train.THREADS)
@@ -80,7 +77,6 @@ def main() -> None:
     result["step_gflop_per_image"] = step_gflop
     result["share_of_matrix_product"] = share_of_ceiling(result)
     result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
-    result["time_to_quality_seconds"] = {network: time_to_quality(network, result) for network in SEGNETS}
     write(result)
 
 
@@ -139,23 +135,6 @@ def start_to_first_step() -> float:
         process.kill()
     shutil.rmtree(pets.outputs_folder() / "benchmark-start", ignore_errors=True)
     return seconds
-
-
-def time_to_quality(network: str, result: dict) -> dict[str, float | None]:
-    """Seconds of the original's 5 epochs, from what an image costs it, and of our fastest run as good as they.
-
-    Ours is from a published row, with the start of the process; None if no row of these data on this machine is that
-    good, by the original's own protocol.
-    """
-    images = len(pets.load("trainval").images)
-    original_ms = result["train_step_ms"][network]["original"] + 1000 / result["data_images_per_second"]["original"]
-    same = {"network": network, "machine": result["machine"], "data": result["data"], "mirror": False}
-    same["version"] = results.VERSION
-    rows = [row for row in results.rows(pets.published_folder()) if same.items() <= row.items()]
-    good = [row for row in rows if all(row["batch_mean"][name] >= least for name, least in QUALITY.items())]
-    here = [row["train_seconds"] for row in good]
-    ours = min(here) + result["start_to_first_step_seconds"] if here else None
-    return {"original": 5 * images * original_ms / 1000, "ours": ours}
 
 
 def write(result: dict[str, object]) -> None:

@@ -277,7 +277,7 @@ def onnx() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, agreement, memory, large_images, onnx, kills, answers,
-              speed.speed, speed.machines, speed.gains, scaling.ranks, scaling.scale, scaling.how_far,
+              speed.speed, speed.machines, speed.gains, speed.stopwatch, scaling.ranks, scaling.scale, scaling.how_far,
               pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
               findings.decoders, findings.aligned, findings.shares)
 } | {f"study_{name}": functools.partial(study_table, name) for name in LEVERS}  # fmt: skip
