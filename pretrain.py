@@ -26,9 +26,9 @@ import fetch_oxford_iiit_pets as pets
 import pretrained
 import segnet
 from common import checkpoints, distributed, machine, masking, pictures, results, settings, training
+from common import optimizer as optimizers
 from common.files import write_atomically
 from common.masked_autoencoder import MaskedPainter, MaskedTransformer, check_divides, settle_statistics
-from common.optimizer import has_fused, parameter_groups
 from common.settings import UserError
 from common.training import Run
 from dataset import augment, photographs
@@ -182,8 +182,10 @@ def pretrain(source: Source) -> None:
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     full_convolution = FULL_CONV_RATE if NETWORK in segnet.NETWORKS else 1.0  # a transformer's cuts patches out
-    groups = parameter_groups(network, [], {"full convolution": full_convolution, "other": 1.0}, WEIGHT_DECAY)
-    return torch.optim.AdamW(groups, LEARNING_RATE, betas=BETAS, fused=has_fused(machine.device()))
+    groups = optimizers.parameter_groups(
+        network, [], {"full convolution": full_convolution, "other": 1.0}, WEIGHT_DECAY
+    )
+    return optimizers.make(torch.optim.AdamW, groups, LEARNING_RATE, betas=BETAS)
 
 
 def constants() -> dict[str, object]:

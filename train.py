@@ -8,6 +8,7 @@ torchrun --nproc-per-node=2 train.py      by two processes that share each batch
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ import metrics
 import pretrained
 import segnet
 from common import checkpoints, distributed, machine, results, settings, training
-from common.optimizer import has_fused, parameter_groups
+from common import optimizer as optimizers
+from common.recorded import Recorded
 from common.settings import UserError
 from common.training import Run
 from common.trimap import BORDER
@@ -157,10 +159,11 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
         defaults = settings.defaults(sys.modules[__name__]) | settings.defaults(augment) | settings.defaults(pets)
         training.resume(run, EPOCHS, PRECISION, FIXED, defaults)
         learner = distributed.together(network)
+        step = step_of(learner, run.optimizer)
 
         def one_epoch(epoch: int) -> dict[str, object]:
             size = size_in(epoch)
-            loss = train_epoch(learner, run.optimizer, train_sets[size], epoch, random)
+            loss = train_epoch(learner, run.optimizer, step, train_sets[size], epoch, random)
             return {"size": size, "loss": loss} | validate(network, validation_set)
 
         training.train_epochs(run, EPOCHS[1], one_epoch)
@@ -182,9 +185,8 @@ def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
     shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
     encoder = pretrained.encoder_of(network) if ENCODER or START_FROM else []
-    groups = parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
-    optimizer = torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW
-    return optimizer(groups, LEARNING_RATE, fused=has_fused(machine.device()))
+    groups = optimizers.parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
+    return optimizers.make(torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW, groups, LEARNING_RATE)
 
 
 def constants() -> dict[str, object]:
@@ -214,18 +216,22 @@ def rate_at(progress: float, epoch: int) -> float:
 
 
 def train_epoch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, split: Split | Part, epoch: int, random: torch.Generator
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: Callable[[Tensor, Tensor], Tensor],
+    split: Split | Part,
+    epoch: int,
+    random: torch.Generator,
 ) -> float:
-    """PASSES passes over the images; returns the mean loss. Raises UserError at a loss that is not finite."""
+    """PASSES passes over the images; returns the mean loss. Raises UserError at a loss that is not finite.
+
+    step: as step_of gives it.
+    """
     network.train()
     for module in pretrained.encoder_of(distributed.alone(network)) if FREEZE_ENCODER else ():
         module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
     steps = PASSES * steps_in(split, BATCH_SIZE)
-    dtype = machine.precision(PRECISION)
-
-    def step(images: Tensor, trimaps: Tensor) -> Tensor:
-        return train_step(network, optimizer, images, trimaps, LOSS, dtype)
 
     def rate(share: float) -> float:
         return LEARNING_RATE * rate_at((epoch - first + share) / (end - first), epoch)
@@ -235,6 +241,12 @@ def train_epoch(
     distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)
     return loss
+
+
+def step_of(network: nn.Module, optimizer: torch.optim.Optimizer) -> Recorded:
+    """train_step by this file's constants, of images and trimaps alone; on CUDA recorded when first taken."""
+    dtype = machine.precision(PRECISION)
+    return Recorded(lambda images, trimaps: train_step(network, optimizer, images, trimaps, LOSS, dtype))
 
 
 def train_step(

@@ -77,7 +77,8 @@ def restore(
 ) -> None:
     """Puts weights, optimiser and random numbers as they were when `save` wrote the state."""
     network.load_state_dict(state["weights"])
-    of_this_leg = [{name: group[name] for name in ("share", "weight_decay")} for group in optimizer.param_groups]
+    kept = ("share", "weight_decay", "lr", "capturable")  # a rate may be a tensor on the device
+    of_this_leg = [{name: group[name] for name in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     for group, own in zip(optimizer.param_groups, of_this_leg):
         group.update(own)  # loading brought back those of the leg before

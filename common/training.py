@@ -13,6 +13,8 @@ from tqdm import tqdm
 from common import checkpoints, distributed, machine, pictures
 from common.settings import UserError
 
+DRAWN_EVERY = 10  # seconds at least between two drawings of the curves, which take a GPU's epoch
+
 
 class Run(NamedTuple):
     """A network in training, and all that its folder keeps of it."""
@@ -72,10 +74,11 @@ def compared_constants(
 
 
 def train_epochs(run: Run, end: int, train_epoch: Callable[[int], dict[str, object]]) -> None:
-    """Trains the epochs up to `end`, which is one past the last, and saves each.
+    """Trains the epochs up to `end`, which is one past the last, and saves each; curves are drawn now and then.
 
     train_epoch: trains an epoch, given its number; returns its row for the history.
     """
+    drawn = -math.inf
     for epoch in range(len(run.history) + 1, end):
         start = time.perf_counter()
         row = {"epoch": epoch} | train_epoch(epoch)
@@ -83,7 +86,9 @@ def train_epochs(run: Run, end: int, train_epoch: Callable[[int], dict[str, obje
         if distributed.is_first():
             machine.saving.set()
             checkpoints.save(run.folder, run.network, run.optimizer, run.random, run.history, run.about)
-            pictures.save_curves(run.folder / "curves.png", run.history, run.name)
+            if epoch == end - 1 or time.perf_counter() - drawn > DRAWN_EVERY:
+                pictures.save_curves(run.folder / "curves.png", run.history, run.name)
+                drawn = time.perf_counter()
             machine.saving.clear()
         print(f"{run.name}:", ", ".join(f"{key} {value:.4g}" for key, value in run.history[-1].items()), flush=True)
     distributed.wait_for_all()  # until all files are there
@@ -109,13 +114,21 @@ def train_steps(
         for number, batch in enumerate(batches):
             if distributed.any_rank(machine.stopping.is_set()):
                 raise KeyboardInterrupt
-            for group in optimizer.param_groups:
-                group["lr"] = group["share"] * rate(number / steps)
+            set_rate(optimizer, rate(number / steps))
             losses[number] = distributed.mean(step(*batch))
             if number % check_every == 0 or number == steps - 1:
                 bar.set_postfix(loss=f"{check_finite(losses[: number + 1], epoch):.3f}")
             bar.update()
     return float(losses.mean())
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group its share of a learning rate; in place where it is a tensor, which a recorded step reads."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(group["share"] * rate)
+        else:
+            group["lr"] = group["share"] * rate
 
 
 def check_finite(losses: Tensor, epoch: int) -> float:

@@ -58,7 +58,7 @@ SETTINGS = {
     "segnet_dsc": Variant("separable SegNet", ""),
     "segnet_dsc-masked": Variant("separable SegNet, masked pretraining", "START_FROM={} ENCODER_RATE=1.0", "segnet128"),
     "segnet_dsc-masked-long": Variant(
-        "separable SegNet, masked pretraining, 200 epochs", "START_FROM={} ENCODER_RATE=1.0", "segnet128-long"
+        "separable SegNet, masked pretraining, 100 epochs", "START_FROM={} ENCODER_RATE=1.0", "segnet128-long"
     ),
     "vit-untrained": Variant("ViT, not pretrained", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-untrained"),
     "vit-masked": Variant("ViT, masked pretraining on 3,311 images", f"{VIT} ENCODER_WEIGHTS={{}}", "vit"),

@@ -7,13 +7,15 @@ study.py tells which of them help; one that does belongs in train.py. With all o
 These runs are for their validation results: they are not resumed, and averaged weights are not saved.
 """
 
+import copy
+import functools
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import fetch_oxford_iiit_pets as pets
 import metrics
@@ -38,7 +40,7 @@ RANGES = {
 }
 LOSSES = ("ce", "iou", "ce+iou", "ce+dice", "ce+lovasz", "ce+iou+lovasz")
 
-averages: dict[nn.Module, AveragedModel] = {}  # by the network in training
+averages: dict[nn.Module, nn.Module] = {}  # by the network in training
 
 
 def main() -> None:
@@ -104,10 +106,22 @@ def train_step(
     value.backward()
     optimizer.step()
     if AVERAGE:
-        if network not in averages:
-            averages[network] = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)
-        averages[network].update_parameters(network)  # BatchNorm's statistics too
+        average(network)
     return value.detach()
+
+
+@torch.no_grad()
+def average(network: nn.Module) -> None:
+    """Moves the averaged weights a little towards the network's, BatchNorm's statistics too.
+
+    By swa_utils' own rule, but not by its AveragedModel, which has Python wait for a GPU.
+    """
+    if network not in averages:
+        averages[network] = copy.deepcopy(network)
+        return
+    both = zip(averages[network].state_dict().values(), network.state_dict().values())
+    averaged, now = zip(*(pair for pair in both if pair[0].is_floating_point()))
+    get_ema_multi_avg_fn(AVERAGE)(list(averaged), list(now), None)
 
 
 def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
@@ -118,8 +132,13 @@ def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, trimaps: Tensor) -> Tensor:
-    weight = torch.tensor((1.0, 1.0, BORDER_WEIGHT), device=logits.device) if BORDER_WEIGHT != 1 else None
+    weight = class_weights(logits.device) if BORDER_WEIGHT != 1 else None
     return F.cross_entropy(logits, trimaps[:, 0], weight, label_smoothing=SMOOTHING)
+
+
+@functools.cache
+def class_weights(device: torch.device) -> Tensor:
+    return torch.tensor((1.0, 1.0, BORDER_WEIGHT), device=device)
 
 
 def on_shares(logits: Tensor, trimaps: Tensor) -> Tensor:
@@ -146,20 +165,20 @@ def lovasz_loss(logits: Tensor, trimaps: Tensor) -> Tensor:
     what its pixel adds to 1 - IoU when it is called wrong after all with larger errors.
     """
     probabilities = logits.softmax(1).transpose(0, 1).flatten(1)  # (3, pixels)
-    found = []
+    found, present = [], []
     for c, of_class in enumerate(probabilities):
         truth = (trimaps == c).flatten().float()
-        if truth.any():
-            errors, order = (truth - of_class).abs().sort(descending=True)
-            truth = truth[order]
-            missed, added = truth.cumsum(0), (1 - truth).cumsum(0)
-            lost = 1 - (truth.sum() - missed) / (truth.sum() + added)  # 1 - IoU with so many pixels wrong
-            found.append(errors @ lost.diff(prepend=lost.new_zeros(1)))
-    return torch.stack(found).mean()
+        present.append(truth.amax())  # a number on the device: Python doesn't wait for it
+        errors, order = (truth - of_class).abs().sort(descending=True)
+        truth = truth[order]
+        missed, added = truth.cumsum(0), (1 - truth).cumsum(0)
+        lost = 1 - (truth.sum() - missed) / (truth.sum() + added)  # 1 - IoU with so many pixels wrong
+        found.append(present[-1] * (errors @ lost.diff(prepend=lost.new_zeros(1))))
+    return torch.stack(found).sum() / torch.stack(present).sum()
 
 
 def validate(plain: Callable[..., dict[str, float]], network: nn.Module, split: Split) -> dict[str, float]:
-    return plain(averages[network].module, split)
+    return plain(averages[network], split)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ PRETRAINED = {
     "vit": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,81 BATCH_SIZE=32 {HELD_OUT}",
     # The same first weights, which are not timm's: fixed position embeddings, Xavier's matrices. Nothing is learnt
     "vit-untrained": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,2 BATCH_SIZE=32 LEARNING_RATE=1e-12 {HELD_OUT}",
-    "vit-long": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,81 PASSES=10 BATCH_SIZE=64 {HELD_OUT}",
+    "vit-long": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,41 PASSES=20 BATCH_SIZE=256 {HELD_OUT}",
     "segnet": f"{OWN} IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128": f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128-long": (
-        f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=10 BATCH_SIZE=32 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}"
+        f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=5 BATCH_SIZE=32 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}"
     ),
 }
 # For train.py; {} is the file that the pretraining left

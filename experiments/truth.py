@@ -65,8 +65,9 @@ def train_once(seed: int, train_set: Part, test_set: Split) -> dict[str, float]:
     torch.manual_seed(seed)
     network = NETWORKS["segnet_dsc"]().to(machine.device(), memory_format=torch.channels_last)
     optimizer, random = train.make_optimizer(network), torch.Generator().manual_seed(seed)
+    step = train.step_of(network, optimizer)
     for epoch in range(*train.EPOCHS):
-        train.train_epoch(network, optimizer, train_set, epoch, random)
+        train.train_epoch(network, optimizer, step, train_set, epoch, random)
     seconds = time.perf_counter() - start
     found = metrics.evaluate(network, test_set.images, test_set.trimaps, machine.precision(train.PRECISION))
     summary = metrics.summary(found)

@@ -272,7 +272,8 @@ def test_a_signal_while_an_epoch_is_saved_stops_the_next_step(monkeypatch):
         network = train.segnet.NETWORKS["segnet_dsc"]()
         with pytest.raises(KeyboardInterrupt):
             split = Split(pixels, pixels[:, :1], [])
-            train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator())
+            optimizer = train.make_optimizer(network)
+            train.train_epoch(network, optimizer, train.step_of(network, optimizer), split, 1, torch.Generator())
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     finally:

@@ -155,7 +155,9 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, 
         network = pretrained.build(name, encoder=encoder, head="linear", kernel_size=3, stages=4)
         train.prepare_encoder(network)
         before = {key: value.clone() for key, value in network.state_dict().items()}
-        train.train_epoch(network, train.make_optimizer(network), split, 1, torch.Generator().manual_seed(0))
+        optimizer = train.make_optimizer(network)
+        step = train.step_of(network, optimizer)
+        train.train_epoch(network, optimizer, step, split, 1, torch.Generator().manual_seed(0))
         own = {key for part in pretrained.encoder_of(network) for key in names_in(network, part)}
         same = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
         assert own <= same if frozen else not any(key in same for key in own if key.endswith("weight"))
