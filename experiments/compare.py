@@ -1,6 +1,6 @@
 """Compares networks by training and testing what outputs/published/results.jsonl lacks; draws accuracy against cost.
 
-    python -m experiments.compare                                all of experiments/tasks.py, hours on a laptop
+    python -m experiments.compare                                all of experiments/tasks.py, days on a laptop
     python -m experiments.compare GROUPS=study DATA_ROOT=/data   constants of this file
 
 A row counts if it was trained with the task's constants by this version of the code, whatever its name. Every row is
@@ -15,9 +15,9 @@ from common.settings import UserError
 from experiments import charts, findings, tasks, trials
 from experiments.tasks import Task
 
-GROUPS = ("study", "full", "clock")  # what is compared; see tasks.py
+GROUPS = ("study", "full", "clock", "record", "encoder")  # what is compared; see tasks.py
 VARIANTS = ("all",)  # of the groups, by name
-AT_ONCE = 2  # runs at a time, of one thread each; those of "full" and "clock" run alone, with all threads
+AT_ONCE = 2  # runs at a time, of one thread each; those that are not of "study" run alone, with all threads
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ SETTINGS = {
     "vit-untrained": Variant("ViT, not pretrained", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-untrained"),
     "vit-masked": Variant("ViT, masked pretraining on 3,311 images", f"{VIT} ENCODER_WEIGHTS={{}}", "vit"),
     "vit-masked-long": Variant(
-        "ViT, masked pretraining on 3,311 images, 800 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
+        "ViT, masked pretraining on 3,311 images, 400 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
     ),
     "lite0-random": Variant("Lite0 with skips", f"{LITE0} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
     "lite0-imagenet": Variant("Lite0 with skips, ImageNet's weights and labels", LITE0),

@@ -29,9 +29,17 @@ ORIGINAL = (
     "LOSS=ce HEAD=original SIZES=1 BATCH_SIZE=16 OPTIMIZER=adam LEARNING_RATE=1e-3 FULL_CONV_RATE=1.0 SCHEDULE=step "
     "PRECISION=float32"
 )
-FULL = (  # at 128 px: group, name of the run, networks, what it changes, seeds
+RECORD = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", (0,)),
+    ("record", "record40", "segnet_dsc,segnet,unet_dsc", RECORD, SEEDS),
+    ("encoder", "lite0", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True", SEEDS),
+    ("encoder", "lite0", "segnet", f"{TUNED} SKIP_FEATURES=True", (0,)),
+    ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", (0,)),
+    ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, (0,)),
+    ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
     ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),  # as good, as soon as possible
 )
@@ -39,7 +47,7 @@ IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 
 
 class Task(NamedTuple):
-    group: str  # "study", "full" or "clock"; "curve" of curve.py
+    group: str  # "study", or one of FULL's; "curve" of curve.py
     variant: str  # what tables call it
     run: str
     arguments: tuple[str, ...]  # NAME=VALUE for train.py
@@ -53,11 +61,11 @@ class Task(NamedTuple):
     @property
     def alone(self) -> bool:
         """With all threads, and weights kept; or one of many at a time, of which the row is kept."""
-        return self.group in ("full", "clock")
+        return self.group not in ("study", "curve")
 
     @property
     def pictured(self) -> bool:
-        return self.group == "full" and "SEED=0" in self.arguments
+        return self.group in ("full", "record", "encoder") and "SEED=0" in self.arguments
 
 
 def tasks() -> list[Task]:

@@ -37,7 +37,7 @@ def test_recorded_steps_are_those_that_they_stand_for(name):
     expected, weights, _ = steps_of(network, sizes, lambda step: step)
     found, own_weights, step = steps_of(network, sizes, Recorded)
     assert len(step.recorded) == 2
-    assert found == pytest.approx(expected, rel=1e-3)
+    assert found == pytest.approx(expected, rel=1e-2)  # sums in other orders, in TF32, grow apart
     for key, value in weights.items():
         torch.testing.assert_close(own_weights[key], value, rtol=1e-2, atol=1e-3)
     assert {int(n) for key, n in own_weights.items() if key.endswith("num_batches_tracked")} == {len(sizes)}
