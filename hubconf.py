@@ -4,7 +4,8 @@
     network = torch.hub.load(FOLDER, "segnet_dsc", source="local", pretrained=True).eval()        a checkout
     logits = network(images)
 
-images: (B, 3, H, W), float, RGB in [0, 1], not normalised further; 128x128 px is what the networks are trained at.
+images: (B, 3, H, W), float, RGB in [0, 1], not normalised further; 128x128 px is what the networks are trained at, or
+256x256 where the name says so.
 logits: (B, 3, H, W); `logits.argmax(1)` is 0 for pet, 1 for background, 2 for the border between them.
 """
 
@@ -19,7 +20,7 @@ from types import ModuleType
 
 from torch import nn
 
-dependencies = ["torch", "torchvision"]  # segnet_dsc_lite0 needs timm too, and says so
+dependencies = ["torch", "torchvision"]  # those on Lite0 need timm too, and say so
 
 HERE = Path(__file__).resolve().parent
 PREFIX = f"segnet_pets_{zlib.crc32(str(HERE).encode()):08x}_"  # of our modules' names, another in each checkout
@@ -47,16 +48,21 @@ def segnet_dsc_lite0(pretrained: bool = False) -> nn.Module:
     return network("segnet_dsc_lite0", pretrained, encoder="tf_efficientnet_lite0", skips=True)
 
 
+def segnet_dsc_lite0_256px(pretrained: bool = False) -> nn.Module:
+    """The same network, for images of 256x256 px."""
+    return network("segnet_dsc_lite0_256px", pretrained, encoder="tf_efficientnet_lite0", skips=True)
+
+
 def network(name: str, is_pretrained: bool, **shape: object) -> nn.Module:
-    """A network by its name. Raises RuntimeError, in one line, where it can't be had.
+    """A network by the name of its weights. Raises RuntimeError, in one line, where it can't be had.
 
     shape: what builds it when it is not pretrained; a file of weights says that itself.
     """
     builder, files, settings = (ours(module) for module in ("pretrained", "common.published", "common.settings"))
     try:
         if is_pretrained:
-            return builder.load_network(files.path_of(name), name)[0]
-        return builder.build(name, **shape)
+            return builder.load_network(files.path_of(name), files.network_of(name))[0]
+        return builder.build(files.network_of(name), **shape)
     except settings.UserError as error:
         raise RuntimeError(str(error)) from None
 

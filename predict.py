@@ -99,7 +99,8 @@ def networks_there() -> dict[str, Path]:
 @functools.cache
 def load(path: Path) -> tuple[nn.Module, int]:
     """The network of a file of weights, on the device, and the side of its square, px."""
-    network, about = pretrained.load_network(path, path.stem if path.parent == published.FOLDER else "")
+    expected = published.network_of(path.stem) if path.parent == published.FOLDER else ""
+    network, about = pretrained.load_network(path, expected)
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
     size, largest = INPUT or trained_for, RANGES["INPUT"][1]

@@ -86,7 +86,7 @@ def load(name: str) -> tuple[nn.Module, dict[str, object]]:
     Raises UserError if it is of another size, or published already.
     """
     path = weights_of(name)
-    network, about = pretrained.load_network(path, name)
+    network, about = pretrained.load_network(path, published.network_of(name))
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
     if trained_for != pets.IMAGE_SIZE:
         raise UserError(f"{path} was trained for IMAGE_SIZE={trained_for}: give that")

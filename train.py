@@ -53,7 +53,7 @@ SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out
 EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
-LOSS = "ce+iou"  # cross-entropy ("ce") and -log of the soft IoU ("iou"), one of them or their sum
+LOSS = "ce+iou"  # cross-entropy ("ce"), -log of the soft IoU ("iou"), or a sum; "ce+dice" is better at the border
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
@@ -72,7 +72,7 @@ CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 CHOICES = {
     "NETWORKS": tuple(segnet.NETWORKS),
     "HEAD": ("linear", "original"),
-    "LOSS": ("ce", "iou", "ce+iou"),
+    "LOSS": ("ce", "iou", "ce+iou", "ce+dice"),
     "OPTIMIZER": ("adamw", "adam"),
     "SCHEDULE": ("one_cycle", "step"),
     "START_PART": ("body", "encoder"),

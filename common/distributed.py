@@ -133,7 +133,7 @@ def spread_statistics(network: nn.Module) -> None:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over ranks of a scalar that each has.
+    """The mean over ranks of a tensor that each has, a loss or sums that it is made of.
 
     Its gradient is that of the rank's own value: where gradients are averaged, as `together` does, that is the mean's.
     """

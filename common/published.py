@@ -1,6 +1,7 @@
 """Published weights: one file for each network in outputs/published/weights, which git keeps.
 
-    outputs/published/weights/segnet_dsc.pt    named for its network
+    outputs/published/weights/segnet_dsc.pt               named for its network
+    outputs/published/weights/segnet_dsc_lite0_256px.pt   and for the size of its images, where that is not 128 px
 
 A file is a checkpoint (see `pretrained.load_network`) with its row of results under "row", and with most tensors in
 float16; they are float32 again in the network that they are loaded into.
@@ -8,6 +9,7 @@ float16; they are float32 again in the network that they are loaded into.
 
 import difflib
 import importlib.util
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -37,8 +39,18 @@ def half_of(tensor: Tensor) -> Tensor:
     return half if tensor.dim() > 1 and fits else tensor
 
 
+def name_of(network: str, size: int) -> str:
+    """What the weights of a network that was trained at `size` px are called; those up to 128 px by its name alone."""
+    return network if size <= 128 else f"{network}_{size}px"
+
+
+def network_of(name: str) -> str:
+    """The network that weights of that name are of."""
+    return re.sub(r"_\d+px$", "", name)
+
+
 def names() -> list[str]:
-    """The networks whose weights are published."""
+    """What there are published weights of."""
     return sorted(path.stem for path in FOLDER.glob("*.pt"))
 
 

@@ -61,7 +61,7 @@ SETTINGS = {
         "separable SegNet, masked pretraining, 100 epochs", "START_FROM={} ENCODER_RATE=1.0", "segnet128-long"
     ),
     "vit-untrained": Variant("ViT, not pretrained", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-untrained"),
-    "vit-masked": Variant("ViT, masked pretraining on 3,311 images", f"{VIT} ENCODER_WEIGHTS={{}}", "vit"),
+    "vit-masked": Variant("ViT, masked pretraining on 3,311 images, 80 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit"),
     "vit-masked-long": Variant(
         "ViT, masked pretraining on 3,311 images, 400 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
     ),

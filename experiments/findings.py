@@ -3,9 +3,9 @@
 import json
 import statistics
 
-from common.results import PUBLISHED, VERSION, Row, lines_of, mark, rows
+from common.results import PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
-from experiments.tasks import Task, row_of, tasks
+from experiments.tasks import SEEDS, Task, row_of, tasks
 
 
 def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
@@ -19,16 +19,17 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def comparison(lines: list[Row]) -> list[dict[str, object]]:
-    """compare.py's groups "study" and "full": an entry for each variant that has rows, results in lists over seeds."""
+def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) -> list[dict[str, object]]:
+    """Groups of compare.py: an entry for each variant that has rows, results in lists over seeds."""
     names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
     found = []
-    for (variant, _), of_variant in by_variant(("study", "full")).items():
+    for (variant, _), of_variant in by_variant(groups).items():
         chosen = [row for task in of_variant if (row := row_of(task, lines))]
         if chosen:
             first = chosen[0]
             found.append({
-                "name": variant, "size": first["image_size"], "seeds": [row["seed"] for row in chosen],
+                "name": variant, "size": first["image_size"], "epochs": first["epochs"],
+                "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
@@ -37,9 +38,16 @@ def comparison(lines: list[Row]) -> list[dict[str, object]]:
     return found
 
 
-def entries(size: int) -> dict[str, dict[str, object]]:
-    """The variants compared at a size, px, by name."""
-    return {entry["name"]: entry for entry in comparison(rows()) if entry["size"] == size}
+def entries(size: int, groups: tuple[str, ...] = ("study", "full")) -> dict[str, dict[str, object]]:
+    """The variants of some groups at a size, px, by name."""
+    return {entry["name"]: entry for entry in comparison(rows(), groups) if entry["size"] == size}
+
+
+def seeds_of(run: str, network: str) -> list[Row]:
+    """compare.py's rows of a run, one of each seed that there is, in their order."""
+    names = {run, *(f"{run}-{seed}" for seed in SEEDS)}
+    found = [task for task in tasks() if task.network == network and task.run in names]
+    return [row for task in found if (row := row_of(task, rows()))]
 
 
 def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str], list[Task]]:
@@ -108,6 +116,23 @@ def difference(differences: list[float]) -> str:
     return f"{statistics.mean(differences):+.4f} ± {error:.4f} (n={len(differences)})"
 
 
+def study_lines(study: str) -> dict[str, dict[int, Row]]:
+    """study.py's lines of this version and its newest base, by setting and seed."""
+    lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == VERSION and line["study"] == study]
+    found: dict[str, dict[int, Row]] = {}
+    for line in lines:
+        if line["base"] == lines[-1]["base"]:
+            found.setdefault(line["setting"], {})[line["seed"]] = line
+    return found
+
+
+def study_change(study: str, setting: str, name: str) -> str:
+    """What a setting changes in a result on the validation tenth, paired by seed."""
+    lines, key = study_lines(study), f"validation_{name}"
+    base = lines.get("", {})
+    return difference([line[key] - base[seed][key] for seed, line in lines[setting].items() if seed in base])
+
+
 def aligned() -> list[str]:
     """Training on labels of the nearest pixel against aligned ones, by seed, scored on aligned labels."""
     old = {line["seed"]: line for line in lines_of("truth.jsonl") if line["version"] == VERSION}
@@ -159,6 +184,8 @@ def answers() -> list[str]:
     small = entries(64)
     ranked = sorted(losses, key=lambda name: -statistics.mean(small[name]["small_pets"]))
     ranking = ", ".join(f"{losses[name]} {spread(small[name]['small_pets'])}" for name in ranked)
+    ahead = difference(differences(*(small[name] for name in ranked[:2]), "small_pets"))
+    dice = {name: study_change("moved", "LOSS=ce+dice", name) for name in ("border_iou", "mean_iou")}
     return [
         f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes'):.0f} times fewer bytes "
         f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
@@ -175,36 +202,31 @@ def answers() -> list[str]:
         f"4. **What does separable convolution cost?** Of mean IoU at 128 px, {trained_out('segnet_dsc', 'segnet')}"
         f"{full.gain():.3f} after five epochs ({full.values()}). It has {full.ratio('parameters'):.0f} times fewer "
         f"parameters and {full.ratio('multiply_adds'):.0f} times fewer multiply-adds.",
-        f"5. **Which loss finds small pets?** Mean IoU on the smallest third at 64 px: {ranking}, 3 seeds; the "
-        f"first two differ by {difference(differences(*(small[name] for name in ranked[:2]), 'small_pets'))}.",
+        "5. **Which loss finds small pets, and which the border?** Mean IoU on the smallest third at 64 px: "
+        f"{ranking}, 3 seeds; the first two differ by {ahead}. Of the border `LOSS=ce+dice`, with Dice in place of the "
+        f"soft IoU, changes the IoU by {dice['border_iou']}, mean IoU by {dice['mean_iou']} (64 px, 24 epochs, on the "
+        "validation tenth).",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.gain() > 0 else 'No'}, after five "
         f"epochs: it changes mean IoU by {fifth.gain():+.3f} ({fifth.values()}).",
     ]
 
 
 def trained_out(first: str, second: str) -> str:
-    """What the second network is ahead by in the record rows, and near the contour; "" where they are not alike."""
-    found = {row["network"]: row for row in rows() if row["run"] == "record40" and not mark(row)}  # the newest of each
-    if not {first, second} <= set(found) or found[first]["epochs"] != found[second]["epochs"]:
+    """What the second network is ahead by in the record rows, and near the contour; "" where there are none."""
+    if not {first, second} <= entries(128, ("record",)).keys():
         return ""
-    behind, ahead = found[first], found[second]
-    gain, contour = (ahead[name] - behind[name] for name in ("mean_iou", "contour_mean_iou"))
+    pair = Pair(first, second, 128, ("record",))
     return (
-        f"{gain:.3f} after {ahead['epochs']} epochs ({behind['mean_iou']:.4f} against {ahead['mean_iou']:.4f}, one "
-        f"seed; near the contour {contour:.3f}), "
+        f"{pair.gain():.3f} after {pair.first['epochs']} epochs ({pair.values()}; near the contour "
+        f"{pair.gain('contour_mean_iou'):.3f}), "
     )
-
-
-def named(run: str, network: str) -> Row:
-    """The newest row of that name, of this version."""
-    return [row for row in rows() if (row["run"], row["network"]) == (run, network) and not mark(row)][-1]
 
 
 class Pair:
     """Two variants at one size: what the second gains over the first."""
 
-    def __init__(self, first: str, second: str, size: int) -> None:
-        self.first, self.second = (entries(size)[name] for name in (first, second))
+    def __init__(self, first: str, second: str, size: int, groups: tuple[str, ...] = ("study", "full")) -> None:
+        self.first, self.second = (entries(size, groups)[name] for name in (first, second))
 
     def gain(self, result: str = "mean_iou") -> float:
         """The mean difference over the seeds that both have."""

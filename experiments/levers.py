@@ -126,7 +126,7 @@ def average(network: nn.Module) -> None:
 
 def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
     """The sum of the losses that `kind` names, joined by +; logits (B, 3, H, W), trimaps (B, 1, H, W)."""
-    losses = {"ce": cross_entropy, "iou": metrics.IoULoss(softmax=True), "dice": dice_loss, "lovasz": lovasz_loss}
+    losses = metrics.LOSSES | {"ce": cross_entropy, "lovasz": lovasz_loss}
     first, *others = (losses[name](logits, trimaps) for name in kind.split("+"))
     return sum(others, first)
 
@@ -145,17 +145,6 @@ def on_shares(logits: Tensor, trimaps: Tensor) -> Tensor:
     """Cross-entropy of a coarser map (B, 3, h, w) against each class's share of its cells; h and w divide H and W."""
     one_hot = F.one_hot(trimaps[:, 0], len(CLASSES)).permute(0, 3, 1, 2).float()
     return F.cross_entropy(logits, F.adaptive_avg_pool2d(one_hot, logits.shape[-2:]))
-
-
-def dice_loss(logits: Tensor, trimaps: Tensor) -> Tensor:
-    """1 - the mean over classes of 2I / (truth + prediction), in probabilities, over the batch at once.
-
-    After Milletari et al. 2016 (https://arxiv.org/abs/1606.04797), without their squares.
-    """
-    truth = F.one_hot(trimaps[:, 0], len(CLASSES)).permute(0, 3, 1, 2)
-    probabilities = logits.softmax(1)
-    both, all_of = (found.sum((0, 2, 3)) for found in (probabilities * truth, probabilities + truth))
-    return 1 - ((2 * both + metrics.SMOOTH) / (all_of + metrics.SMOOTH)).mean()
 
 
 def lovasz_loss(logits: Tensor, trimaps: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
     python -m experiments.publish_weights CHECKPOINT=outputs/record/segnet_dsc/epoch_18.pt
 
-writes outputs/published/weights/segnet_dsc.pt, in place of the one that was there. The row has to be there first:
+writes outputs/published/weights/segnet_dsc.pt, in place of the one that was there; _256px stands behind the name where
+the network was trained at 256 px. The row has to be there first:
 `python test.py RUN=record PUBLISH=True`.
 """
 
@@ -42,7 +43,7 @@ def publish(checkpoint: Path, rows: list[results.Row]) -> Path:
     _, about = pretrained.load_network(checkpoint)
     row = row_of(about, rows, checkpoint)
     saved = about | {"row": row, "weights": published.halved(load_file(checkpoint)["weights"])}
-    path = published.FOLDER / f"{about['network']}.pt"
+    path = published.FOLDER / f"{published.name_of(about['network'], row['constants']['IMAGE_SIZE'])}.pt"
 
     def write(part: Path) -> None:
         torch.save(saved, part)

@@ -53,7 +53,7 @@ def main() -> None:
     outputs = pets.outputs_folder()
     folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
-    newest = {(row["run"], row["network"]): row for row in results.current(results.rows(folder))}  # the last of each
+    newest = {(row["run"], row["network"]): row for row in results.rows(folder)}  # the last of each
     rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row["run"]))]
     if not rows:
         raise UserError(f"{folder / 'results.jsonl'} has no such rows; test first: python test.py")
@@ -92,9 +92,7 @@ def overview(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         minutes = f"{row['train_seconds'] / 60:.0f}" if row.get("train_seconds") else "-"
-        lines.append(
-            [f"{row['network']}, {row['run']}{results.mark(row)}", minutes, row["pixel_accuracy"], row["mean_iou"]]
-        )
+        lines.append([f"{row['network']}, {row['run']}", minutes, row["pixel_accuracy"], row["mean_iou"]])
     return table(["network, run", "minutes of training", "pixel accuracy", "mean IoU"], lines)
 
 

@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 from common import settings
 from common.files import REPOSITORY
-from common.results import PUBLISHED, VERSION, Row, current, has_name, lines_of, mark, rows
+from common.published import name_of
+from common.results import PUBLISHED, Row, has_name, lines_of, rows
 from common.settings import UserError
+from common.trimap import CLASSES
 from experiments import findings, pretraining, scaling, speed, worth
 from experiments.findings import markdown, spread
 from experiments.study import LEVERS
@@ -27,19 +29,23 @@ ON_DATA = ("results", "study", "pretraining", "lengths", "truth", "large_images"
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (
     ("baseline", "all_background", "every pixel background"),
+    ("original", "segnet_dsc", "separable SegNet, the original's recipe, 5 epochs"),
+    ("original", "segnet", "SegNet, the original's recipe, 5 epochs"),
     ("defaults", "segnet_dsc", "separable SegNet, 5 epochs"),
     ("defaults", "segnet", "SegNet, 5 epochs"),
     ("record40", "segnet_dsc", "separable SegNet, 40 epochs"),
     ("record40", "segnet", "SegNet, 40 epochs"),
     ("record40", "unet_dsc", "separable U-Net of the same widths, 40 epochs"),
     ("lite0", "segnet_dsc_lite0", "ImageNet encoder, separable decoder with skips, 12 epochs"),
+    ("lite0-256", "segnet_dsc_lite0", "the same at 256 px"),
 )
 
-# Runs, and single networks of them, whose minutes are upper bounds: other work shared the cores
-SHARED = {"lite0", "record40/segnet", "record40/unet_dsc", "defaults/segnet_dsc", "defaults/segnet"}
+# Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU
+SHARED = {"record40/segnet", "record40/unet_dsc", "defaults/segnet", "lite0/segnet_dsc_lite0", "NVIDIA H100 80GB HBM3"}
 
 # The rows of the model card: those of the networks whose weights are published
-CARD = (("record40", "segnet_dsc"), ("record40", "segnet"), ("lite0", "segnet_dsc_lite0"))
+CARD = (("record40", "segnet_dsc"), ("record40", "segnet"), ("lite0", "segnet_dsc_lite0"),
+        ("lite0-256", "segnet_dsc_lite0"))  # fmt: skip
 
 
 def main() -> None:
@@ -60,27 +66,45 @@ def updated(text: str) -> str:
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", table, text, flags=re.DOTALL)
 
 
-def named_rows() -> list[Row]:
-    return [row for row in current(rows()) if has_name(row["run"])]
+def recipes() -> list[list[Row]]:
+    """The rows that have a name of their own; those of a network that differ in their seed alone are together."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in filter(lambda row: has_name(row["run"]), rows()):
+        found.setdefault((row["network"], row["run"].removesuffix(f"-{row['seed']}")), []).append(row)
+    return [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
+
+
+def recipe(run: str, network: str) -> list[Row]:
+    return next(seeds for seeds in recipes() if (seeds[0]["run"], seeds[0]["network"]) == (run, network))
+
+
+def mean(seeds: list[Row], *path: str | int) -> float:
+    """The mean over seeds of a result, which may be inside others."""
+    return statistics.mean(functools.reduce(lambda found, key: found[key], path, row) for row in seeds)
 
 
 def summary() -> list[str]:
     cells = []
     for run, network, title in SUMMARY:
-        row = [row for row in current(rows()) if (row["run"], row["network"]) == (run, network)][-1]
+        seeds = recipe(run, network)
+        row = seeds[0]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
         minutes = f"{minutes_of(row)} ({cores_of(row)})" if row["train_seconds"] else "-"
-        cells.append((title + mark(row), parameters, minutes, f"{row['pixel_accuracy']:.4f}", f"{row['mean_iou']:.4f}"))
+        scores = (spread([row[name] for row in seeds]) for name in ("pixel_accuracy", "mean_iou"))
+        cells.append((title, parameters, minutes, *scores))
     return markdown(("network", "parameters", "minutes to train", "pixel accuracy", "mean IoU"), cells)
 
 
 def minutes_of(row: Row) -> str:
-    shared = {row["run"], f"{row['run']}/{row['network']}"} & SHARED
-    return f"{'≤ ' if shared else ''}{row['train_seconds'] / 60:.0f}"
+    shared = {f"{row['run']}/{row['network']}", row["machine"]} & SHARED
+    minutes = row["train_seconds"] / 60
+    return f"{'≤ ' if shared else ''}{minutes:.{0 if minutes > 9.5 else 1}f}"
 
 
 def cores_of(row: Row) -> str:
-    """How many cores trained, and what they have, e.g. "2 cores, AMX"; "1, then 2 cores" where the legs differ."""
+    """A GPU, or how many cores trained and what they have: "2 cores, AMX"; "1, then 2 cores" where the legs differ."""
+    if not row["machine"].endswith("cores"):
+        return row["machine"]
     processor = row["machine"].rpartition(", ")[0].rpartition(", ")[2]
     return f"{row['threads']} core{'' if row['threads'] == 1 else 's'}, {processor}"
 
@@ -95,19 +119,19 @@ def first_run() -> list[str]:
 
 
 def card_rows() -> list[Row]:
-    return [[row for row in current(rows()) if (row["run"], row["network"]) == names][-1] for names in CARD]
+    """Those whose weights are published: of seed 0."""
+    return [recipe(*names)[0] for names in CARD]
 
 
 def card() -> list[str]:
-    """Three classes at 128 px; the same at each image's own size, and pet against background, where a row has them."""
+    """Three classes at the network's size; the same at each image's own size, and pet against background."""
     cells = []
     for row in card_rows():
-        own, two = row.get("own_size", {}), row.get("two_class", {})
-        found = [row["pixel_accuracy"], row["mean_iou"], *row["class_iou"], own.get("mean_iou")]
-        found += [two.get(name) for name in ("pixel_accuracy", "pet_iou")]
+        found = [row["pixel_accuracy"], row["mean_iou"], *row["class_iou"], row["own_size"]["mean_iou"]]
+        found += [row["two_class"][name] for name in ("pixel_accuracy", "pet_iou")]
         found += [row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")]
-        cells.append((row["network"] + mark(row), *("-" if value is None else f"{value:.3f}" for value in found)))
-    header = ("network", "pixel accuracy", "mean IoU", "pet IoU", "background IoU", "border IoU", "own size, mean IoU",
+        cells.append((name_of(row["network"], row["image_size"]), *(f"{value:.3f}" for value in found)))
+    header = ("weights", "pixel accuracy", "mean IoU", "pet IoU", "background IoU", "border IoU", "own size, mean IoU",
               "two classes, accuracy", "two classes, pet IoU", "smallest third", "largest third")  # fmt: skip
     return markdown(header, cells)
 
@@ -118,50 +142,38 @@ def breeds() -> list[str]:
     scores = {breed: [row["by_breed"][breed]["mean_iou"] for row in found] for breed in found[0]["by_breed"]}
     ordered = sorted(scores.items(), key=lambda item: statistics.mean(item[1]))
     cells = [(breed.replace("_", " "), *(f"{value:.3f}" for value in values)) for breed, values in ordered]
-    return markdown(("breed", *(row["network"] + mark(row) for row in found)), cells)
+    return markdown(("breed", *(name_of(row["network"], row["image_size"]) for row in found)), cells)
 
 
 def results() -> list[str]:
     names = ("pixel_accuracy", "mean_iou", "iou", "iou_old_torchmetrics", "custom_iou", "dice")
     cells = []
-    for row in named_rows():
-        minutes = minutes_of(row) if row.get("train_seconds") else "-"
-        cores = cores_of(row) if row.get("train_seconds") else "-"
-        numbers = (f"{row[name]:.4f}" for name in names)
-        cells.append((row["network"], row["run"] + mark(row), row["epochs"], minutes, cores, *numbers))
-    header = ("network", "run", "epochs", "minutes", "on", "pixel accuracy", "mean IoU", "iou", "iou, old torchmetrics",
-              "custom IoU", "Dice")  # fmt: skip
+    for seeds in recipes():
+        row = seeds[0]
+        minutes, cores = (minutes_of(row), cores_of(row)) if row["train_seconds"] else ("-", "-")
+        numbers = (spread([row[name] for row in seeds]) for name in names)
+        cells.append((row["network"], row["run"], len(seeds), row["epochs"], minutes, cores, *numbers))
+    header = ("network", "run", "seeds", "epochs", "minutes", "on", "pixel accuracy", "mean IoU", "iou",
+              "iou, old torchmetrics", "custom IoU", "Dice")  # fmt: skip
     return markdown(header, cells)
 
 
 def sizes() -> list[str]:
+    """Means over seeds."""
     cells = []
-    for row in named_rows():
-        thirds = [f"{t['pixel_accuracy']:.3f} / {t['mean_iou']:.3f}" for t in row["by_pet_size"].values()]
-        species = [f"{s['mean_iou']:.3f}" for s in row.get("by_species", {}).values()] or ["-", "-"]
-        contour = f"{row['contour_mean_iou']:.3f}" if "contour_mean_iou" in row else "-"
-        classes = [f"{share:.3f}" for share in row["class_iou"]]
-        own = f"{row['own_size']['mean_iou']:.3f}" if "own_size" in row else "-"
-        two = row.get("two_class")
-        two = f"{two['pixel_accuracy']:.3f} / {two['pet_iou']:.3f}" if two else "-"
-        cells.append((row["network"], row["run"] + mark(row), *thirds, *species, *classes, contour, own, two))
+    for seeds in recipes():
+        thirds = [
+            " / ".join(f"{mean(seeds, 'by_pet_size', size, name):.3f}" for name in ("pixel_accuracy", "mean_iou"))
+            for size in seeds[0]["by_pet_size"]
+        ]
+        species = [f"{mean(seeds, 'by_species', name, 'mean_iou'):.3f}" for name in ("cat", "dog")]
+        classes = [f"{mean(seeds, 'class_iou', c):.3f}" for c in range(len(CLASSES))]
+        contour, own = (f"{mean(seeds, *path):.3f}" for path in (("contour_mean_iou",), ("own_size", "mean_iou")))
+        two = " / ".join(f"{mean(seeds, 'two_class', name):.3f}" for name in ("pixel_accuracy", "pet_iou"))
+        cells.append((seeds[0]["network"], seeds[0]["run"], *thirds, *species, *classes, contour, own, two))
     header = ("network", "run", "small pets", "middle", "large", "cats", "dogs", "IoU pet", "background", "border",
               "near the contour", "own size", "two classes")  # fmt: skip
     return markdown(header, cells)
-
-
-def study_groups(study: str) -> list[dict[str, dict[int, Row]]]:
-    """Lines of a study by setting and seed: those of this version's newest base, then those of the version before."""
-    groups = []
-    for version in range(VERSION, 0, -1):
-        lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == version]
-        lines = [line for line in lines if line.get("study", "short") == study]
-        by_setting: dict[str, dict[int, Row]] = {}
-        for line in lines:
-            if line["base"] == lines[-1]["base"]:
-                by_setting.setdefault(line["setting"], {})[line["seed"]] = line
-        groups.append(by_setting)
-    return groups
 
 
 def answers() -> list[str]:
@@ -171,25 +183,18 @@ def answers() -> list[str]:
 
 
 def study_table(study: str) -> list[str]:
-    """Each setting against the base of the same version, best mean IoU first; changes are paired by seed."""
+    """Each setting against the base, best mean IoU first; changes are paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
-    cells, seen = [], set()
-    for by_setting in study_groups(study):
-        base = by_setting.get("", {})
-        for setting in sorted(by_setting, key=lambda s: -statistics.mean(of_validation(by_setting[s], "mean_iou"))):
-            lines = by_setting[setting]
-            if setting in seen:
-                continue  # its successor stands above
-            known = [name for name in names if all(f"validation_{name}" in line for line in lines.values())]
-            means = [spread(of_validation(lines, name)) if name in known else "-" for name in names]
-            key = "validation_mean_iou"
-            changes = [line[key] - base[seed][key] for seed, line in lines.items() if setting and seed in base]
-            seconds = f"{statistics.mean(line['seconds'] for line in lines.values()):.0f}"
-            name = (f"`{setting}`" if setting else "**the base**") + mark(next(iter(lines.values())))
-            cells.append((name, len(lines), *means, findings.difference(changes), seconds))
-        seen |= by_setting.keys() - {""}  # a base stays beside the settings that are compared with it
-    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU",
-              "small pets", "change in mean IoU", "seconds")  # fmt: skip
+    cells, by_setting = [], findings.study_lines(study)
+    for setting in sorted(by_setting, key=lambda s: -statistics.mean(of_validation(by_setting[s], "mean_iou"))):
+        lines = by_setting[setting]
+        means = (spread(of_validation(lines, name)) for name in names)
+        changes = (
+            findings.study_change(study, setting, name) if setting else "-" for name in ("mean_iou", "border_iou")
+        )
+        cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *means, *changes))
+    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU", "small pets",
+              "change in mean IoU", "in border IoU")  # fmt: skip
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 
@@ -210,7 +215,7 @@ def agreement() -> list[str]:
         error = statistics.stdev(differences) / len(differences) ** 0.5
         column = [f"{value:.4f} ({d:+.4f})" for value, d in zip(values, differences)]
         columns.append([*column, f"{statistics.mean(differences):+.4f} ± {error:.4f}"])
-    return markdown(("seed", *(way.replace("_", ", ") + mark(result) for way in by_way)), list(zip(*columns)))
+    return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
 
 
 def memory() -> list[str]:

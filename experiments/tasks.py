@@ -76,7 +76,7 @@ def tasks() -> list[Task]:
     ]
     for group, run, networks, setting, seeds in FULL:
         for network, seed in itertools.product(networks.split(","), seeds):
-            variant = network if run == "defaults" else run
+            variant = network if run in ("defaults", "record40") else run
             arguments = (f"NETWORKS={network}", *setting.split(), f"SEED={seed}")
             found.append(Task(group, variant, run if seed == 0 else f"{run}-{seed}", arguments))
     return found

@@ -6,10 +6,11 @@ from pathlib import Path
 from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
-from experiments.findings import difference, markdown, named, spread
+from experiments.findings import difference, markdown, seeds_of, spread
 
 PAIRS = {  # what pretraining changes: with it, without
-    "the transformer, masked pretraining": ("vit-masked", "vit-untrained"),
+    "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
+    "the transformer, masked pretraining, 400 epochs": ("vit-masked-long", "vit-untrained"),
     "the separable SegNet, masked pretraining": ("segnet_dsc-masked", "segnet_dsc"),
     "Lite0 with skips, ImageNet's weights and labels": ("lite0-imagenet", "lite0-random"),
     "another network: Lite0 with them in place of the separable SegNet": ("lite0-imagenet", "segnet_dsc"),
@@ -82,22 +83,21 @@ def minutes(line: Row) -> str:
 def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
     by_variant, few = runs.measured(), runs.FIRST
-    scratch = named("record40", "segnet_dsc")
-    few_of_scratch = by_variant.get("segnet_dsc", {}).get(few)
-    kept_out = scratch["train_images"] - runs.COUNTS[-1]
+    scratch = seeds_of("record40", "segnet_dsc")
+    every = scratch[0]["train_images"]
+    lead = gains_of("lite0-imagenet", "segnet_dsc")
     said = [
         "**What is pretraining worth in labels?** *ImageNet's weights*, and so the labels of 1.3 M other images: Lite0 "
         "under SegNet's separable decoder with skips reaches a mean IoU of "
-        f"{with_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images ({kept_out} more chose "
-        "how long to train), the separable SegNet from scratch "
-        f"{f'{with_seeds(few_of_scratch)} from as many and ' if few_of_scratch else ''}"
-        f"{scratch['mean_iou']:.4f} (one seed) from {scratch['train_images']:,}; "
+        f"{with_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images ({every - runs.COUNTS[-1]} more "
+        f"chose how long to train), the separable SegNet from scratch {with_seeds(by_variant['segnet_dsc'][few])} from "
+        f"as many and {with_seeds(scratch)} from {every:,}. The lead is {changes(lead)}{ends(lead)}; "
         f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}.",
-        f"*Masked pretraining* on the training images, without labels ({minutes(pretraining.line_of('vit'))}): a small "
-        "vision transformer under SegNet's decoder gains "
-        f"{tested(gains_of('vit-masked', 'vit-untrained'), by_variant.get('vit-masked', {}))}"
-        f"{pretraining.change('vit-masked')} after 40 epochs of {few} labels on either side, on a tenth that is kept "
-        "out, where it learns more slowly without. The separable SegNet gains "
+        "*Masked pretraining* on the training images, without labels: a small vision transformer under SegNet's "
+        f"decoder gains {tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])} by 400 "
+        f"epochs of it, and {tested(gains_of('vit-masked', 'vit-untrained'), by_variant['vit-masked'])} by 80, where "
+        "each side is trained out; after equal epochs, where the one without still learns, "
+        f"{pretraining.change('vit-masked')} on the validation tenth. The separable SegNet gains "
         f"{pretraining.change('segnet-masked')} so, at 64 px. "
         "([More](experiments/README.md#what-a-label-is-worth).)",
     ]
@@ -116,15 +116,15 @@ def of_weights(gains: dict[int, list[float]]) -> str:
 
 
 def tested(gains: dict[int, list[float]], with_it: dict[int, list[Row]]) -> str:
-    """What masked pretraining gives the transformer on the test split, each side trained out; where that ends.
-
-    with_it: rows of the pretrained one, by number of labels.
-    """
-    if not gains:
-        return ""
-    end = reach(gains, runs.GAIN)
+    """What masked pretraining gives on the test split, and what is reached with it; rows by number of labels."""
     reached = ", ".join(with_seeds(with_it[count]) for count in gains)
-    return f"{changes(gains)}{end and f' ({end})'} where each side is trained out, and reaches {reached}; "
+    return f"{changes(gains)}{ends(gains)} (to {reached})" if gains else "an amount not measured yet"
+
+
+def ends(gains: dict[int, list[float]]) -> str:
+    """Where a gain ends, in brackets."""
+    end = reach(gains, runs.GAIN)
+    return end and f" ({end})"
 
 
 def changes(gains: dict[int, list[float]]) -> str:
@@ -132,8 +132,10 @@ def changes(gains: dict[int, list[float]]) -> str:
 
 
 def reach(gains: dict[int, list[float]], least: float) -> str:
-    """From which number of labels on the mean gain is less than that; "" where no number has several seeds."""
+    """From which number of labels on the mean gain is less than that; "" where no two numbers have several seeds."""
     means = {count: statistics.mean(found) for count, found in sorted(gains.items()) if len(found) > 1}
+    if len(means) < 2:
+        return ""
     worth_it = [count for count, gain in means.items() if gain >= least]
     beyond = [count for count in means if not worth_it or count > worth_it[-1]]
     if beyond:

@@ -136,7 +136,7 @@ def main():
     assert distributed.ranks() == 2
     split = pets.load("trainval")
     compare_batches(split)
-    for loss in ("ce", "iou", "ce+iou"):
+    for loss in ("ce", "iou", "ce+iou", "ce+dice"):
         compare_step(loss)
     compare_results(pets.load("test"))
     assert distributed.any_rank(distributed.rank() == 1) and not distributed.any_rank(False)

@@ -69,16 +69,14 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     monkeypatch.setattr(curve, "measured", lambda folder: found)
     gains = worth.gains_of("vit-masked", "vit-untrained")
     assert gains == {250: pytest.approx([0.05, 0.03])}
-    assert worth.curve_gains()[2] == "| the transformer, masked pretraining | +0.0400 ± 0.0100 (n=2) |"
-    said = "with 250 labels (still 0.01 or more with 250, the most that have several seeds) where each side is"
+    assert worth.curve_gains()[2] == "| the transformer, masked pretraining, 80 epochs | +0.0400 ± 0.0100 (n=2) |"
     told = worth.tested(gains, found["vit-masked"])
-    assert told.startswith(f"+0.0400 ± 0.0100 (n=2) {said}") and told.endswith(" reaches 0.5550 ± 0.0071 (n=2); ")
+    assert told == "+0.0400 ± 0.0100 (n=2) with 250 labels (to 0.5550 ± 0.0071 (n=2))"
     assert worth.reach(gains | {1000: [0.02, -0.02], 3311: [-0.1, 0]}, 0.01) == "less than 0.01 from 1,000 on"
-    assert worth.reach(gains | {1000: [0.0]}, 0.01).startswith("still 0.01 or more with 250,")  # one seed says nothing
+    assert worth.reach(gains | {1000: [0.0]}, 0.01) == ""  # one seed says nothing
     assert worth.reach(gains | {500: [0, 0], 3311: [0.02, 0.03]}, 0.01).startswith("still 0.01 or more with 3,311,")
-    assert worth.reach({250: [0.0, 0.0]}, 0.01) == "less than 0.01 from 250 on"
-    assert worth.reach({250: [0.3]}, 0.01) == ""
-    assert worth.tested({}, {}) == "" and "is not measured yet" in worth.of_weights({})
+    assert worth.reach({250: [0.0, 0.0], 500: [0.0, 0.0]}, 0.01) == "less than 0.01 from 250 on"
+    assert "not measured yet" in worth.tested({}, {}) and "is not measured yet" in worth.of_weights({})
     assert worth.of_weights({250: [0.1]}).endswith("by +0.1000 (one seed) with 250 labels")
 
 

@@ -33,7 +33,7 @@ def test_of_certain_predictions_the_losses_are_one_minus_the_metrics(classes):
     matrix = metrics.confusion(labels, truth).sum(0)
     present = metrics.class_iou(matrix)[:classes].mean()
     assert float(levers.lovasz_loss(certain(labels), truth)) == pytest.approx(1 - float(present), abs=1e-6)
-    assert float(levers.dice_loss(certain(labels), truth)) == pytest.approx(1 - float(metrics.dice(matrix)), abs=1e-4)
+    assert float(metrics.dice_loss(certain(labels), truth)) == pytest.approx(1 - float(metrics.dice(matrix)), abs=1e-4)
 
 
 def test_the_lovasz_loss_is_the_extension_of_the_jaccard_loss():

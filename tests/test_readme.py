@@ -34,7 +34,7 @@ def test_what_the_answers_claim_is_in_the_rows(monkeypatch):
     swapped = results.rows()
     for i, row in enumerate(swapped):
         named = (row["run"], row["network"]) in (("defaults", "segnet_dsc"), ("fifth-stage", "segnet_dsc"))
-        if named and not results.mark(row):
+        if named:
             swapped[i] = row | {"constants": row["constants"] | {"STAGES": 9 - row["constants"]["STAGES"]}}
     monkeypatch.setattr(tables.findings, "rows", lambda: swapped)
     assert "Yes, after five epochs: it changes mean IoU by +" in " ".join(tables.TABLES["answers"]())
