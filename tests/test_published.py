@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import PHOTOGRAPHS
 
+import hubconf
 import pretrained
 from common import published
 from common.files import load_file
@@ -125,3 +126,16 @@ def test_a_file_too_large_is_refused_and_the_old_one_stays(tmp_path, weights_fol
     monkeypatch.setattr(publish_weights, "LARGEST", 35)
     publish_weights.publish(tmp_path / "new.pt", [row])
     assert load_file(path)["row"] == row
+
+
+def test_weights_for_larger_images_are_named_for_them():
+    assert [published.name_of("segnet", size) for size in (64, 128, 256)] == ["segnet", "segnet", "segnet_256px"]
+    for network in ("segnet_dsc", "segnet_dsc_vit_tiny_patch16_224"):
+        assert all(published.network_of(published.name_of(network, size)) == network for size in (128, 256))
+
+
+def test_all_that_is_published_is_on_the_hub():
+    for name in published.names():
+        assert callable(getattr(hubconf, name))
+        row = load_file(published.path_of(name), mmap=True)["row"]
+        assert published.name_of(row["network"], row["image_size"]) == name

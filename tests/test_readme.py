@@ -8,7 +8,7 @@ from conftest import ROOT
 
 from common import results
 from common.settings import UserError
-from experiments import scaling, tables
+from experiments import scaling, speed, tables
 
 TEXTS = {name: (ROOT / name).read_text() for name in tables.DOCUMENTS}
 
@@ -134,3 +134,38 @@ def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
     assert "| 7,200 | 1.5 | one process | 3.0 | 2.0 | 60.0 | 2.0 | 1,500 | 9 |" in rows
     assert "| 7,200 | 1.5 | 2 ranks of one thread | 3.0 | 2.0 | 60.0 | 2.0 | 7 + 8 | 9 |" in rows
     assert "| segnet | 128 | 8 | 70 ms | 90 ms | 7.0 |" in scaling.how_far()
+
+
+def test_seeds_of_a_recipe_share_a_line(monkeypatch):
+    """Not so other networks, other recipes, or the same weights tested otherwise; minutes are the first seed's."""
+    row = next(row for row in results.rows() if row["run"] == "record40" and row["network"] == "segnet")
+    rows = [
+        row | {"run": f"r-{seed}" if seed else "r", "seed": seed, "mean_iou": 0.7 + seed / 10} for seed in (2, 0, 1)
+    ]
+    rows[1]["train_seconds"] = 0
+    rows += [row | {"run": "r-256"}, row | {"run": "r-mirror"}, row | {"run": "r", "network": "other"}]
+    monkeypatch.setattr(tables, "rows", lambda: rows)
+    lines = [line.split(" | ") for line in tables.results()[2:]]
+    assert (lines[0][1], lines[0][2], lines[0][7]) == ("r", "3", "0.8000 ± 0.1000")
+    assert [line[1:3] for line in lines[1:]] == [["r-256", "1"], ["r-mirror", "1"], ["r", "1"]]
+    assert lines[0][4] == "-"
+
+
+def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
+    entry = {"machine": "M", "threads": 2, "train_step_ms": {"segnet": {"original": 90.0}},
+             "data_images_per_second": {"original": 100.0}}  # fmt: skip
+    scores = dict.fromkeys(speed.SCORES, 0.5)
+    row = {"machine": "M", "threads": 2, "train_images": 100, "epochs": 5, "train_seconds": 10.0, **scores}
+    found = {"original": [row | {"mean_iou": 0.4}, row | {"mean_iou": 0.6}],
+             "stopwatch": [row, row | {"mean_iou": 0.49}, row | {"mean_iou": 0.7}],
+             "defaults": [row | {"threads": 1}]}  # fmt: skip
+    monkeypatch.setattr(speed, "entries", lambda: [entry, entry | {"machine": "other"}])
+    monkeypatch.setattr(speed, "seeds_of", lambda run, network: found[run] if network == "segnet" else [])
+    (line,) = speed.stopwatch()[2:]
+    assert line.startswith("| segnet | 3 epochs, `SIZES=0.5,0.75,1` | M | 50 | 10 | 5.0x | ")
+    assert [cell.rpartition(": ")[2] for cell in line.strip(" |").split(" | ")[6:]] == [
+        "3 of 3",
+        "2 of 3",
+        "3 of 3",
+        "3 of 3",
+    ]
