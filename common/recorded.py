@@ -68,7 +68,8 @@ class Recorded:
             with torch.cuda.graph(graph):
                 loss = self.step(*inputs)
         except RuntimeError as error:
-            say_once(f"steps can't be recorded as a CUDA graph, which is slower: {str(error).splitlines()[0][:200]}")
+            reason = str(error).partition("\n")[0][:200]
+            say_once(f"steps can't be recorded as a CUDA graph, so they are slower: {reason}")
             self.can_record = False
             return False
         self.recorded[shape] = graph, inputs, loss

@@ -152,8 +152,8 @@ def test_seeds_of_a_recipe_share_a_line(monkeypatch):
 
 
 def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
-    entry = {"machine": "M", "threads": 2, "train_step_ms": {"segnet": {"original": 90.0}},
-             "data_images_per_second": {"original": 100.0}}  # fmt: skip
+    entry = {"machine": "M", "threads": 2, "data_images_per_second": {"original": 100.0}, "precision": "float32",
+             "train_step_ms": {key: {"original": 90.0, "ours": 9.0} for key in ("segnet", "segnet_dsc")}}  # fmt: skip
     scores = dict.fromkeys(speed.SCORES, 0.5)
     row = {"machine": "M", "threads": 2, "train_images": 100, "epochs": 5, "train_seconds": 10.0, **scores}
     found = {"original": [row | {"mean_iou": 0.4}, row | {"mean_iou": 0.6}],
@@ -169,3 +169,6 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
         "3 of 3",
         "3 of 3",
     ]
+    assert "as good" not in speed.gains()[0]  # one seed of three isn't
+    found["stopwatch"][1]["mean_iou"] = 0.5
+    assert "(9 ms per image and training step; as good after 10 s, 5.0 times as soon), separable" in speed.gains()[0]
