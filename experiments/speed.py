@@ -37,11 +37,13 @@ def gains() -> list[str]:
     """For the README, a line for each kind of machine."""
     lines = []
     for entry in entries():
-        told = []
-        for network, title in (("segnet", "SegNet"), ("segnet_dsc", "separable")):
-            by_way = entry["train_step_ms"][network]
-            told.append(f"{title} {by_way['original'] / by_way['ours']:.1f} times as fast as the original "
-                        f"({by_way['ours']:.0f} ms per image and training step{as_good(entry, network)})")  # fmt: skip
+        of = {}
+        for network, by_way in entry["train_step_ms"].items():
+            of[network] = f"{by_way['original'] / by_way['ours']:.1f}", f"{by_way['ours']:.0f}", as_good(entry, network)
+        told = (
+            "SegNet {} times as fast as the original ({} ms per image and training step{})".format(*of["segnet"]),
+            "separable {} times ({} ms{})".format(*of["segnet_dsc"]),
+        )
         lines.append(f"- {entry['machine']}, {entry['precision']}: {', '.join(told)}")
     return lines
 
