@@ -132,13 +132,14 @@ def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, trimaps: Tensor) -> Tensor:
-    weight = class_weights(logits.device) if BORDER_WEIGHT != 1 else None
+    weight = class_weights(BORDER_WEIGHT, logits.device) if BORDER_WEIGHT != 1 else None
     return F.cross_entropy(logits, trimaps[:, 0], weight, label_smoothing=SMOOTHING)
 
 
 @functools.cache
-def class_weights(device: torch.device) -> Tensor:
-    return torch.tensor((1.0, 1.0, BORDER_WEIGHT), device=device)
+def class_weights(border: float, device: torch.device) -> Tensor:
+    """Once for all steps: a copy from the CPU in each could not be recorded."""
+    return torch.tensor((1.0, 1.0, border), device=device)
 
 
 def on_shares(logits: Tensor, trimaps: Tensor) -> Tensor:
