@@ -100,7 +100,7 @@ def test_what_is_missing_is_trained_once(toy, monkeypatch, capsys):
                         ("LENGTHS", (2, 4)), ("COUNTS", (16, 32)), ("MORE_SEEDS", ()), ("EPOCH", 2),
                         ("VARIANTS", ("segnet_dsc-masked",))):  # fmt: skip
         monkeypatch.setattr(curve, name, value)
-    monkeypatch.setattr(pretraining, "PRETRAINED", dict.fromkeys(("segnet128", "vit", "vit-untrained"), own))
+    monkeypatch.setattr(pretraining, "PRETRAINED", dict.fromkeys(pretraining.PRETRAINED, own))
     curve.main()
     rows = [row for row in results.rows(toy / "published") if row["run"] != "baseline"]
     lines = results.lines_of("lengths.jsonl", toy / "published")
