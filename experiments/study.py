@@ -4,8 +4,8 @@
     python -m experiments.study DATA_ROOT=/data SEEDS=0     constants of this file
 
 Each run leaves a line, good or bad. "short", "rates", "long" and "moved" train on a third of the training images at
-64 px, "encoder" at 128 px; "record" and "tuned" on all of them at 128 px. The validation tenth is kept out of all,
-and the test split is never read.
+64 px, "encoder" at 128 px; the others on all of them at 128 px. The validation tenth is kept out of all, and the test
+split is never read.
 """
 
 import json
@@ -27,6 +27,7 @@ COMMON = (
     "BATCH_SIZE=8 LEARNING_RATE=2e-3 LOSS=ce+iou HEAD=linear SCHEDULE=one_cycle WARM_UP=0.2 OPTIMIZER=adamw"
 )
 AT_128 = "NETWORKS=segnet_dsc IMAGE_SIZE=128 VALIDATION_SHARE=0.1 THREADS=1 ZOOM=0.2 ROTATION=10.0"
+SPRINT = " ".join(changed(COMMON, "IMAGE_SIZE=128 TRAIN_SHARE=1 EPOCHS=1,6 SIZES=0.5,0.5,0.75,1,1"))
 LITE0 = "ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True SIZES=0.5,0.75,1 EPOCHS=1,13 ENCODER_RATE=0.1"
 BASES = {
     "short": f"{COMMON} EPOCHS=1,6",
@@ -37,6 +38,8 @@ BASES = {
         "NETWORKS=segnet_dsc ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True IMAGE_SIZE=128 SIZES=0.5,0.75,1 "
         "VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 EPOCHS=1,13 ZOOM=0.2 ROTATION=10.0 ENCODER_RATE=0.1"
     ),
+    "sprint": SPRINT,
+    "sprint_segnet": SPRINT.replace("segnet_dsc", "segnet"),
     "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41",
     "tuned": f"{AT_128} {LITE0}",
 }
@@ -65,6 +68,16 @@ LEVERS = {
     ),
     # How much a pretrained encoder should learn
     "encoder": ("", "FREEZE_ENCODER=True"),
+    # How short a recipe may be that is as good as the original's
+    "sprint": (
+        "",
+        "EPOCHS=1,4 SIZES=0.5,0.75,1",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LEARNING_RATE=4e-3",
+    ),
+    "sprint_segnet": ("EPOCHS=1,4 SIZES=0.5,0.75,1", "EPOCHS=1,3 SIZES=0.5,1", "EPOCHS=1,2 SIZES=1"),
     # What the longest runs want, at their own size
     "record": (
         "",
