@@ -39,7 +39,7 @@ BASES = {
         "VALIDATION_SHARE=0.1 TRAIN_SHARE=0.3333 THREADS=1 EPOCHS=1,13 ZOOM=0.2 ROTATION=10.0 ENCODER_RATE=0.1"
     ),
     "sprint": SPRINT,
-    "sprint_segnet": SPRINT.replace("segnet_dsc", "segnet"),
+    "sprint_segnet": " ".join(changed(SPRINT, "NETWORKS=segnet EPOCHS=1,3 SIZES=0.5,1")),
     "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41",
     "tuned": f"{AT_128} {LITE0}",
 }
@@ -76,8 +76,11 @@ LEVERS = {
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice",
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce",
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LEARNING_RATE=4e-3",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice BATCH_SIZE=4",
+        "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
+        "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
     ),
-    "sprint_segnet": ("EPOCHS=1,4 SIZES=0.5,0.75,1", "EPOCHS=1,3 SIZES=0.5,1", "EPOCHS=1,2 SIZES=1"),
+    "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1"),
     # What the longest runs want, at their own size
     "record": (
         "",
