@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from common.results import PUBLISHED, Row
 from experiments.findings import markdown, seeds_of, spread
+from experiments.tasks import FULL
 
-RECIPES = {"stopwatch": "3 epochs, `SIZES=0.5,0.75,1`", "defaults": "the default, 5 epochs"}
+RECIPES = ("sprint", "stopwatch", "defaults")  # runs of tasks.py that are timed, shorter ones first
 TARGETS = ("pixel_accuracy", "mean_iou", "custom_iou")  # that the stopwatch waits for
 SCORES = (*TARGETS, "iou")  # which doesn't see false pets
 
@@ -81,11 +82,17 @@ def stopwatch() -> list[str]:
     for network, entry in itertools.product(("segnet", "segnet_dsc"), entries()):
         for run, slow, ours, originals in timed(entry, network):
             fast = ours[0]["train_seconds"]
-            cells.append((network, RECIPES[run], entry["machine"], f"{slow:.0f}", f"{fast:.0f}", f"{slow / fast:.1f}x",
-                          *(reached(name, ours, originals) for name in SCORES)))  # fmt: skip
+            cells.append((network, recipe(run, network), entry["machine"], f"{slow:.0f}", f"{fast:.0f}",
+                          f"{slow / fast:.1f}x", *(reached(name, ours, originals) for name in SCORES)))  # fmt: skip
     header = ("network", "recipe", "machine", "the original, s", "ours, s", "gain",
               *(f"{name.replace('_', ' ')}, ours against the original's" for name in SCORES))  # fmt: skip
     return markdown(header, cells) if cells else ["Not measured yet."]
+
+
+def recipe(run: str, network: str) -> str:
+    """What a run of tasks.py changes in the defaults of train.py."""
+    settings = {(task_run, of): setting for _, task_run, networks, setting, _ in FULL for of in networks.split(",")}
+    return f"`{settings[run, network]}`" if settings[run, network] else "the default, 5 epochs"
 
 
 def reached(name: str, ours: list[Row], originals: list[Row]) -> str:

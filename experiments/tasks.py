@@ -31,6 +31,7 @@ ORIGINAL = (
 )
 RECORD = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+SPRINT = "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3"
 FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", (0,)),
@@ -41,7 +42,8 @@ FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what
     ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, (0,)),
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
-    ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),  # as good, as soon as possible
+    ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),
+    ("clock", "sprint", "segnet_dsc", SPRINT, SEEDS),  # as good as the original, as soon as possible
 )
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 

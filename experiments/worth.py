@@ -86,22 +86,18 @@ def answer() -> str:
     scratch = seeds_of("record40", "segnet_dsc")
     every = scratch[0]["train_images"]
     lead = gains_of("lite0-imagenet", "segnet_dsc")
-    said = [
-        "**What is pretraining worth in labels?** *ImageNet's weights*, and so the labels of 1.3 M other images: Lite0 "
-        "under SegNet's separable decoder with skips reaches a mean IoU of "
-        f"{with_seeds(by_variant['lite0-imagenet'][few])} from {few} labelled images ({every - runs.COUNTS[-1]} more "
-        f"chose how long to train), the separable SegNet from scratch {with_seeds(by_variant['segnet_dsc'][few])} from "
-        f"as many and {with_seeds(scratch)} from {every:,}. The lead is {changes(lead)}{ends(lead)}; "
-        f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}.",
-        "*Masked pretraining* on the training images, without labels: a small vision transformer under SegNet's "
-        f"decoder gains {tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])} by 400 "
-        f"epochs of it, and {tested(gains_of('vit-masked', 'vit-untrained'), by_variant['vit-masked'])} by 80, where "
-        "each side is trained out; after equal epochs, where the one without still learns, "
-        f"{pretraining.change('vit-masked')} on the validation tenth. The separable SegNet gains "
-        f"{pretraining.change('segnet-masked')} so, at 64 px. "
-        "([More](experiments/README.md#what-a-label-is-worth).)",
-    ]
-    return " ".join(said)
+    return (
+        f"**What is pretraining worth in labels?** With *ImageNet's weights*, and so the labels of 1.3 M other images, "
+        f"{few} labelled images ({every - runs.COUNTS[-1]} more chose how long to train) bring Lite0 under SegNet's "
+        f"separable decoder with skips to a mean IoU of {with_seeds(by_variant['lite0-imagenet'][few])}; from scratch "
+        f"the separable SegNet reaches {with_seeds(by_variant['segnet_dsc'][few])} with as many and "
+        f"{with_seeds(scratch)} with {every:,}, and {of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
+        "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder "
+        f"{tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])}, each side trained "
+        f"out, and the separable SegNet {pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* The lead "
+        f"of Lite0 over the separable SegNet is {changes(lead)}{ends(lead)}. "
+        "([More](experiments/README.md#what-a-label-is-worth).)"
+    )
 
 
 def with_seeds(rows: list[Row]) -> str:
@@ -111,8 +107,8 @@ def with_seeds(rows: list[Row]) -> str:
 def of_weights(gains: dict[int, list[float]]) -> str:
     """What the weights give alone, against the same network from random ones."""
     if not gains:
-        return "how much of it is the encoder's and the skips' and not the weights', is not measured yet"
-    return f"the weights alone change its mean IoU by {changes(gains)}"
+        return "what the weights bring without the other network is not measured yet"
+    return f"the weights alone bring {changes(gains)}"
 
 
 def tested(gains: dict[int, list[float]], with_it: dict[int, list[Row]]) -> str:
@@ -128,7 +124,7 @@ def ends(gains: dict[int, list[float]]) -> str:
 
 
 def changes(gains: dict[int, list[float]]) -> str:
-    return ", ".join(f"{difference(found)} with {count:,} labels" for count, found in gains.items())
+    return ", ".join(f"{difference(found)} with {count:,}" for count, found in gains.items()) + " labels"
 
 
 def reach(gains: dict[int, list[float]], least: float) -> str:

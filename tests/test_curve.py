@@ -77,7 +77,7 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     assert worth.reach(gains | {500: [0, 0], 3311: [0.02, 0.03]}, 0.01).startswith("still 0.01 or more with 3,311,")
     assert worth.reach({250: [0.0, 0.0], 500: [0.0, 0.0]}, 0.01) == "less than 0.01 from 250 on"
     assert "not measured yet" in worth.tested({}, {}) and "is not measured yet" in worth.of_weights({})
-    assert worth.of_weights({250: [0.1]}).endswith("by +0.1000 (one seed) with 250 labels")
+    assert worth.of_weights({250: [0.1]}).endswith("bring +0.1000 (one seed) with 250 labels")
 
 
 def test_pretraining_is_compared_with_as_many_epochs_of_as_many_labels(monkeypatch):
