@@ -65,7 +65,7 @@ SETTINGS = {
     "vit-masked-long": Variant(
         "ViT, masked pretraining on 3,311 images, 400 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
     ),
-    "lite0-random": Variant("Lite0 with skips", f"{LITE0} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
+    "lite0-random": Variant("Lite0 with skips, not pretrained", f"{LITE0} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
     "lite0-imagenet": Variant("Lite0 with skips, ImageNet's weights and labels", LITE0),
 }
 
