@@ -31,7 +31,7 @@ def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = Fal
     """
     modules = (sys.modules["__main__"], *modules)
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(*modules))
+        show(help_text(*modules))
         return
     try:
         paths = [a for a in sys.argv[1:] if takes_paths and not a.startswith("-") and not is_setting(a)]
@@ -41,6 +41,14 @@ def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = Fal
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped")
+
+
+def show(text: str) -> None:
+    """Prints it; a reader that has seen enough, such as `head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def is_setting(argument: str) -> bool:

@@ -17,8 +17,7 @@ from common.settings import UserError
 from experiments import trials
 from experiments.tasks import changed
 
-# "record" and "tuned", which are not among them, take days without a GPU
-STUDIES = ("short", "rates", "long", "moved", "encoder", "sprint", "sprint_segnet")
+STUDIES = ("short", "rates", "long", "moved", "encoder", "sprint", "sprint_segnet")  # the others take days
 SEEDS = (0, 1, 2)  # each setting is trained once with each
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 

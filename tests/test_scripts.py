@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import runpy
 import signal
@@ -126,6 +127,16 @@ def test_help_shows_the_docstring_and_every_constant_with_its_comment(script, pr
     if program == "train.py":
         assert re.search(r"^  How$(\n    .*)*\n    BATCH_SIZE=8 +images per step$", printed, re.MULTILINE)
         assert "JITTER=0.3" in printed and "DATA_ROOT=." in printed
+
+
+def test_help_may_be_cut_short():
+    """As by `| head -1`: a pipe that nobody reads any longer."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = [sys.executable, str(ROOT / "fetch_oxford_iiit_pets.py"), "--help"]
+    result = subprocess.run(program, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
