@@ -92,10 +92,10 @@ def answer() -> str:
         f"separable decoder with skips to a mean IoU of {with_seeds(by_variant['lite0-imagenet'][few])}; from scratch "
         f"the separable SegNet reaches {with_seeds(by_variant['segnet_dsc'][few])} with as many and "
         f"{with_seeds(scratch)} with {every:,}, and {of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
-        "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder "
+        "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder, by 400 epochs, "
         f"{tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])}, each side trained "
         f"out, and the separable SegNet {pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* The lead "
-        f"of Lite0 over the separable SegNet is {changes(lead)}{ends(lead)}. "
+        f"of Lite0 over the separable SegNet is {changes(lead)}{ends(lead) or '; where it ends is not measured'}. "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 
