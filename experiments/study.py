@@ -40,7 +40,7 @@ BASES = {
     ),
     "sprint": SPRINT,
     "sprint_segnet": " ".join(changed(SPRINT, "NETWORKS=segnet EPOCHS=1,3 SIZES=0.5,1")),
-    "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41",
+    "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,101 LOSS=ce+dice",
     "tuned": f"{AT_128} {LITE0}",
 }
 SCRIPTS = dict.fromkeys(("moved", "record"), "experiments.levers")  # in place of train.py
@@ -84,15 +84,24 @@ LEVERS = {
     # What the longest runs want, at their own size
     "record": (
         "",
-        "EPOCHS=1,101",
-        "SIZES=1",
+        "EPOCHS=1,41",
+        "LOSS=ce+iou",
         "ZOOM=0.4 ROTATION=20.0",
-        "LOSS=ce+iou+lovasz",
-        "COARSE=0.2",
-        "AVERAGE=0.999",
+        "LEARNING_RATE=4e-3",
+        "WEIGHT_DECAY=0.05",
     ),
-    # For how long, and how much, a pretrained encoder should learn
-    "tuned": ("", "EPOCHS=1,25", "EPOCHS=1,49", "ENCODER_RATE=0.3", "ENCODER_RATE=1.0"),
+    # For how long, by which loss, and how much a pretrained encoder should learn
+    "tuned": (
+        "",
+        "LOSS=ce+dice",
+        "LOSS=ce+dice ENCODER_RATE=0.3",
+        "LOSS=ce+dice FREEZE_ENCODER=True",
+        "LOSS=ce+dice SIZES=1",
+        "LOSS=ce+dice ENCODER=tf_efficientnet_lite2",
+        "LOSS=ce+dice EPOCHS=1,25",
+        "LOSS=ce+dice EPOCHS=1,49",
+        "LOSS=ce+dice EPOCHS=1,49 ZOOM=0.4 ROTATION=20.0",
+    ),
 }
 
 

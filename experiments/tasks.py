@@ -34,12 +34,11 @@ TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROT
 SPRINT = "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3"
 FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
-    ("full", "fifth-stage", "segnet_dsc", "STAGES=5", (0,)),
+    ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
     ("record", "record40", "segnet_dsc,segnet,unet_dsc", RECORD, SEEDS),
-    ("encoder", "lite0", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True", SEEDS),
-    ("encoder", "lite0", "segnet", f"{TUNED} SKIP_FEATURES=True", (0,)),
-    ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", (0,)),
-    ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, (0,)),
+    ("encoder", "lite0", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True", SEEDS),
+    ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", SEEDS),
+    ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, SEEDS),
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
     ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),

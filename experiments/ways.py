@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import fetch_oxford_iiit_pets as pets
 import train
 from common import machine
+from common.recorded import WARM_UP, Recorded, can_record
 from dataset.batches import batches
 from experiments.original import OriginalPets, OriginalSegmentation
 from segnet import NETWORKS, SEGNETS
@@ -91,7 +92,14 @@ def training(job: Job, way: str) -> Callable[[], object]:
         net.compile()
     adam = torch.optim.Adam(net.parameters(), 1e-3)
     optimizer = adam if way == "original" else train.make_optimizer(net)
-    return lambda: train.train_step(net, optimizer, images, trimaps, "ce", dtype).item()
+
+    def plain(*batch: Tensor) -> Tensor:
+        return train.train_step(net, optimizer, *batch, "ce", dtype)
+
+    step = plain if way == "original" else Recorded(plain)  # as train.py takes them
+    for _ in range(WARM_UP + 1 if can_record() else 0):  # so that no turn has to record
+        step(images, trimaps)
+    return lambda: step(images, trimaps).item()
 
 
 def inference(job: Job, way: str) -> Callable[[], object]:

