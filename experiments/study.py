@@ -40,7 +40,7 @@ BASES = {
     ),
     "sprint": SPRINT,
     "sprint_segnet": " ".join(changed(SPRINT, "NETWORKS=segnet EPOCHS=1,3 SIZES=0.5,1")),
-    "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,101 LOSS=ce+dice",
+    "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41 LOSS=ce+dice",
     "tuned": f"{AT_128} {LITE0}",
 }
 SCRIPTS = dict.fromkeys(("moved", "record"), "experiments.levers")  # in place of train.py
@@ -84,11 +84,11 @@ LEVERS = {
     # What the longest runs want, at their own size
     "record": (
         "",
-        "EPOCHS=1,41",
         "LOSS=ce+iou",
-        "ZOOM=0.4 ROTATION=20.0",
         "LEARNING_RATE=4e-3",
         "WEIGHT_DECAY=0.05",
+        "EPOCHS=1,101",
+        "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0",
     ),
     # For how long, by which loss, and how much a pretrained encoder should learn
     "tuned": (
