@@ -20,7 +20,7 @@ from types import ModuleType
 
 from torch import nn
 
-dependencies = ["torch", "torchvision"]  # those on Lite0 need timm too, and say so
+dependencies = ["torch", "torchvision"]  # those on Lite0 and Lite2 need timm too, and say so
 
 HERE = Path(__file__).resolve().parent
 PREFIX = f"segnet_pets_{zlib.crc32(str(HERE).encode()):08x}_"  # of our modules' names, another in each checkout
@@ -40,16 +40,16 @@ def segnet_dsc(pretrained: bool = False) -> nn.Module:
     return network("segnet_dsc", pretrained)
 
 
-def segnet_dsc_lite0(pretrained: bool = False) -> nn.Module:
-    """The separable decoder, with skips, on EfficientNet-Lite0: 1.67 M parameters; otherwise as `segnet`.
+def segnet_dsc_lite2(pretrained: bool = False) -> nn.Module:
+    """The separable decoder, with skips, on EfficientNet-Lite2: 2.13 M parameters; otherwise as `segnet`.
 
     It needs timm. H and W are multiples of 16. pretrained=False leaves the encoder random as well.
     """
-    return network("segnet_dsc_lite0", pretrained, encoder="tf_efficientnet_lite0", skips=True)
+    return network("segnet_dsc_lite2", pretrained, encoder="tf_efficientnet_lite2", skips=True)
 
 
 def segnet_dsc_lite0_256px(pretrained: bool = False) -> nn.Module:
-    """The same network, for images of 256x256 px."""
+    """The same decoder on EfficientNet-Lite0, 1.67 M parameters, for images of 256x256 px; otherwise as above."""
     return network("segnet_dsc_lite0_256px", pretrained, encoder="tf_efficientnet_lite0", skips=True)
 
 

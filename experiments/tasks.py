@@ -29,17 +29,23 @@ ORIGINAL = (
     "LOSS=ce HEAD=original SIZES=1 BATCH_SIZE=16 OPTIMIZER=adam LEARNING_RATE=1e-3 FULL_CONV_RATE=1.0 SCHEDULE=step "
     "PRECISION=float32"
 )
-RECORD = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+FORTY = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+RECORD = "EPOCHS=1,101 SIZES=0.5,0.5,0.75,1 ZOOM=0.4 ROTATION=20.0 LOSS=ce+dice"
+LITE2 = (
+    "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True EPOCHS=1,49 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 LOSS=ce+dice"
+)
 TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 SPRINT = "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3"
 FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
-    ("record", "record40", "segnet_dsc,segnet,unet_dsc", RECORD, SEEDS),
+    ("forty", "record40", "segnet_dsc,segnet,unet_dsc", FORTY, SEEDS),
+    ("record", "record100", "segnet_dsc,segnet,unet_dsc", RECORD, SEEDS),
     ("encoder", "lite0", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True", SEEDS),
     ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", SEEDS),
     ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, SEEDS),
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
+    ("encoder", "lite2", "segnet_dsc", LITE2, SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
     ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),
     ("clock", "sprint", "segnet_dsc", SPRINT, SEEDS),  # as good as the original, as soon as possible
@@ -78,7 +84,7 @@ def tasks() -> list[Task]:
     ]
     for group, run, networks, setting, seeds in FULL:
         for network, seed in itertools.product(networks.split(","), seeds):
-            variant = network if run in ("defaults", "record40") else run
+            variant = network if run in ("defaults", "record40", "record100") else run
             arguments = (f"NETWORKS={network}", *setting.split(), f"SEED={seed}")
             found.append(Task(group, variant, run if seed == 0 else f"{run}-{seed}", arguments))
     return found

@@ -83,7 +83,7 @@ def minutes(line: Row) -> str:
 def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
     by_variant, few = runs.measured(), runs.FIRST
-    scratch = seeds_of("record40", "segnet_dsc")
+    scratch = seeds_of("record100", "segnet_dsc")
     every = scratch[0]["train_images"]
     lead = gains_of("lite0-imagenet", "segnet_dsc")
     return (
@@ -91,7 +91,8 @@ def answer() -> str:
         f"{few} labelled images ({every - runs.COUNTS[-1]} more chose how long to train) bring Lite0 under SegNet's "
         f"separable decoder with skips to a mean IoU of {with_seeds(by_variant['lite0-imagenet'][few])}; from scratch "
         f"the separable SegNet reaches {with_seeds(by_variant['segnet_dsc'][few])} with as many and "
-        f"{with_seeds(scratch)} with {every:,}, and {of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
+        f"{with_seeds(scratch)} with {every:,} (100 epochs, with Dice), and "
+        f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
         "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder, by 400 epochs, "
         f"{tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])}, each side trained "
         f"out, and the separable SegNet {pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* The lead "

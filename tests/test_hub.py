@@ -44,7 +44,7 @@ with torch.inference_mode():
 network.train()(images).sum().backward()
 assert load("segnet_dsc").__class__ is network.__class__
 torch.save(logits, "logits.pt")
-for name in ("segnet", "segnet_dsc_lite0"):
+for name in ("segnet", "segnet_dsc_lite2"):
     try:
         load(name, pretrained=True)
     except RuntimeError as error:
