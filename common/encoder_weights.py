@@ -134,7 +134,10 @@ def renamed_lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
     outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     blocks = len({key.split(".")[1] for key in state if key.startswith("_blocks.")})
-    depths = next((depths for depths in LITE_DEPTHS if sum(depths) == blocks), ())
+    depths = next((depths for depths in LITE_DEPTHS if sum(depths) == blocks), None)
+    if not depths:
+        known = " or ".join(str(sum(depths)) for depths in LITE_DEPTHS)
+        raise UserError(f"weights of another architecture: {blocks} blocks, where Lite0 and Lite2 have {known}")
     places = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
     renamed = {}
     for key, value in state.items():

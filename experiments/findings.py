@@ -217,7 +217,7 @@ def trained_out(first: str, second: str) -> str:
         return ""
     pair = Pair(first, second, 128, ("record",))
     return (
-        f"{pair.gain():.3f} after {pair.first['epochs']} epochs ({pair.values()}; near the contour "
+        f"{pair.gain():.3f} after {pair.first['epochs']} epochs with Dice ({pair.values()}; near the contour "
         f"{pair.gain('contour_mean_iou'):.3f}), "
     )
 

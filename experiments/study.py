@@ -43,7 +43,7 @@ BASES = {
     "record": f"{AT_128} SIZES=0.5,0.5,0.75,1 EPOCHS=1,41 LOSS=ce+dice",
     "tuned": f"{AT_128} {LITE0}",
 }
-SCRIPTS = dict.fromkeys(("moved", "record"), "experiments.levers")  # in place of train.py
+SCRIPTS = {"moved": "experiments.levers"}  # in place of train.py
 LEVERS = {
     # The base, and what it would be without each of its levers
     "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
@@ -90,7 +90,7 @@ LEVERS = {
         "EPOCHS=1,101",
         "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0",
     ),
-    # For how long, by which loss, and how much a pretrained encoder should learn
+    # What a pretrained encoder wants: loss, rate, sizes and length; and a larger one
     "tuned": (
         "",
         "LOSS=ce+dice",

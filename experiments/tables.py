@@ -33,11 +33,11 @@ SUMMARY = (
     ("original", "segnet", "SegNet, the original's recipe, 5 epochs"),
     ("defaults", "segnet_dsc", "separable SegNet, 5 epochs"),
     ("defaults", "segnet", "SegNet, 5 epochs"),
-    ("record100", "segnet_dsc", "separable SegNet, 100 epochs"),
-    ("record100", "segnet", "SegNet, 100 epochs"),
-    ("record100", "unet_dsc", "separable U-Net of the same widths, 100 epochs"),
+    ("record100", "segnet_dsc", "separable SegNet, 100 epochs, Dice"),
+    ("record100", "segnet", "SegNet, 100 epochs, Dice"),
+    ("record100", "unet_dsc", "separable U-Net of the same widths, 100 epochs, Dice"),
     ("lite0", "segnet_dsc_lite0", "EfficientNet-Lite0 from ImageNet, separable decoder with skips, 12 epochs"),
-    ("lite2", "segnet_dsc_lite2", "EfficientNet-Lite2 in its place, 48 epochs"),
+    ("lite2", "segnet_dsc_lite2", "EfficientNet-Lite2 in its place, 48 epochs, Dice"),
     ("lite0-256", "segnet_dsc_lite0", "EfficientNet-Lite0 at 256 px, 12 epochs"),
 )
 

@@ -186,9 +186,17 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
         pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,))
     with pytest.raises(UserError, match=r"can't take images of 128 px"):  # claims a stride that it hasn't
         pretrained.check_sizes(built("inception_v3"), (128,))
-    torch.save({"_conv_stem.weight": torch.zeros(1), "_blocks.16._bn0.weight": torch.zeros(1)}, tmp_path / "lite1.pth")
-    with pytest.raises(UserError, match=r"it has no _blocks.16._bn0.weight"):
-        pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / "lite1.pth"))
+    blocks = {f"_blocks.{i}._bn1.weight": torch.zeros(1) for i in range(16)} | {"_conv_stem.weight": torch.zeros(1)}
+    for name, key, said in (
+        ("lite4", "_blocks.16._bn1.weight", "17 blocks, where"),
+        ("other", "_blocks.3._se", "has no"),
+    ):
+        torch.save(blocks | {key: torch.zeros(1)}, tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match=said):
+            pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / f"{name}.pth"))
+    lite2 = str(encoder_weights.path_in(encoder_weights.PACKAGES[LITE2]))
+    with pytest.raises(UserError, match=r"another architecture: .* is \(.*\), not \("):
+        pretrained.load_weights(built(LITE0), LITE0, lite2)
     torch.save(vgg.state_dict(), tmp_path / "vgg.pth")
     with pytest.raises(UserError, match=r"another architecture: conv_stem.weight is missing"):
         pretrained.load_weights(built(LITE0), LITE0, str(tmp_path / "vgg.pth"))

@@ -50,7 +50,9 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
         if row["run"].startswith("record100") and not row["mirror"] and row["network"] in scores
     ]
     monkeypatch.setattr(tables.findings, "rows", lambda: record)
-    said = "0.030 after 100 epochs (0.7500 ± 0.0000 against 0.7800 ± 0.0000, 3 seeds; near the contour 0.020), "
+    said = (
+        "0.030 after 100 epochs with Dice (0.7500 ± 0.0000 against 0.7800 ± 0.0000, 3 seeds; near the contour 0.020), "
+    )
     assert tables.findings.trained_out("segnet_dsc", "segnet") == said
     assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.030 ")
     assert tables.findings.trained_out("segnet_dsc", "unet_dsc") == ""
