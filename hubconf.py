@@ -49,7 +49,7 @@ def segnet_dsc_lite2(pretrained: bool = False) -> nn.Module:
 
 
 def segnet_dsc_lite0_256px(pretrained: bool = False) -> nn.Module:
-    """The same on EfficientNet-Lite0, 1.67 M parameters, for images of 256x256 px; like `segnet_dsc_lite2` otherwise."""
+    """The same on EfficientNet-Lite0, 1.67 M parameters, for 256x256 px; like `segnet_dsc_lite2` otherwise."""
     return network("segnet_dsc_lite0_256px", pretrained, encoder="tf_efficientnet_lite0", skips=True)
 
 
