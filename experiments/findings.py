@@ -30,7 +30,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
             found.append({
                 "name": variant, "size": first["image_size"], "epochs": first["epochs"],
                 "seeds": [row["seed"] for row in chosen],
-                **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes")},
+                **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes", "loss")},
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
                 "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
@@ -217,8 +217,8 @@ def trained_out(first: str, second: str) -> str:
         return ""
     pair = Pair(first, second, 128, ("record",))
     return (
-        f"{pair.gain():.3f} after {pair.first['epochs']} epochs with Dice ({pair.values()}; near the contour "
-        f"{pair.gain('contour_mean_iou'):.3f}), "
+        f"{pair.gain():.3f} after {pair.first['epochs']} epochs with `LOSS={pair.first['loss']}` ({pair.values()}; "
+        f"near the contour {pair.gain('contour_mean_iou'):.3f}), "
     )
 
 

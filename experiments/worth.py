@@ -91,7 +91,7 @@ def answer() -> str:
         f"{few} labelled images ({every - runs.COUNTS[-1]} more chose how long to train) bring Lite0 under SegNet's "
         f"separable decoder with skips to a mean IoU of {with_seeds(by_variant['lite0-imagenet'][few])}; from scratch "
         f"the separable SegNet reaches {with_seeds(by_variant['segnet_dsc'][few])} with as many and "
-        f"{with_seeds(scratch)} with {every:,} (100 epochs, with Dice), and "
+        f"{with_seeds(scratch)} with {every:,} ({scratch[0]['epochs']} epochs with `LOSS={scratch[0]['loss']}`), and "
         f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
         "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder, by 400 epochs, "
         f"{tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])}, each side trained "

@@ -50,9 +50,8 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
         if row["run"].startswith("record100") and not row["mirror"] and row["network"] in scores
     ]
     monkeypatch.setattr(tables.findings, "rows", lambda: record)
-    said = (
-        "0.030 after 100 epochs with Dice (0.7500 ± 0.0000 against 0.7800 ± 0.0000, 3 seeds; near the contour 0.020), "
-    )
+    said = "0.030 after 100 epochs with `LOSS=ce+dice` (0.7500 ± 0.0000 against 0.7800 ± 0.0000, 3 seeds; "
+    said += "near the contour 0.020), "
     assert tables.findings.trained_out("segnet_dsc", "segnet") == said
     assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.030 ")
     assert tables.findings.trained_out("segnet_dsc", "unet_dsc") == ""
@@ -84,6 +83,7 @@ def test_published_files_are_small_and_pictures_are_shown():
 def test_published_rows_are_whole(row):
     assert row["data"] in ("oxford", "oxford-256px-copy")
     assert row["test_images"] == 3669
+    assert ("by_breed" in row) == (results.has_name(row["run"]) and not row["seed"])
     assert sum(map(sum, row["confusion"])) == 3669 * row["image_size"] ** 2
     right = sum(row["confusion"][c][c] for c in range(3))
     assert row["pixel_accuracy"] == pytest.approx(right / sum(map(sum, row["confusion"])))
