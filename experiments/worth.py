@@ -1,12 +1,13 @@
 """What curve.py and pretraining.py have found, for the READMEs: tables, and what pretraining is worth in labels."""
 
+import itertools
 import statistics
 from pathlib import Path
 
 from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
-from experiments.findings import difference, markdown, seeds_of, spread
+from experiments.findings import difference, markdown, spread
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -83,20 +84,19 @@ def minutes(line: Row) -> str:
 def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
     by_variant, few = runs.measured(), runs.FIRST
-    scratch = seeds_of("record100", "segnet_dsc")
-    every = scratch[0]["train_images"]
-    lead = gains_of("lite0-imagenet", "segnet_dsc")
+    scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
     return (
-        f"**What is pretraining worth in labels?** With *ImageNet's weights*, and so the labels of 1.3 M other images, "
-        f"{few} labelled images ({every - runs.COUNTS[-1]} more chose how long to train) bring Lite0 under SegNet's "
-        f"separable decoder with skips to a mean IoU of {with_seeds(by_variant['lite0-imagenet'][few])}; from scratch "
-        f"the separable SegNet reaches {with_seeds(by_variant['segnet_dsc'][few])} with as many and "
-        f"{with_seeds(scratch)} with {every:,} ({scratch[0]['epochs']} epochs with `LOSS={scratch[0]['loss']}`), and "
-        f"{of_weights(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked "
-        "pretraining*, which needs no labels, brings a small vision transformer under SegNet's decoder, by 400 epochs, "
-        f"{tested(gains_of('vit-masked-long', 'vit-untrained'), by_variant['vit-masked-long'])}, each side trained "
-        f"out, and the separable SegNet {pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* The lead "
-        f"of Lite0 over the separable SegNet is {changes(lead)}{ends(lead) or '; where it ends is not measured'}. "
+        "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images: "
+        f"with {few} labels Lite0 under SegNet's separable decoder with skips reaches a mean IoU of "
+        f"{with_seeds(imagenet[few])}{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; the "
+        f"weights alone bring {changes(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked pretraining*, without "
+        f"labels: with {few} a small vision transformer under SegNet's decoder reaches {with_seeds(masked[few])}"
+        f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings "
+        f"{changes(gains_of('vit-masked-long', 'vit-untrained'))}, and the separable SegNet "
+        f"{pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* Lite0 is ahead of the separable SegNet "
+        f"by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
+        f"{ends(gains_of('lite0-imagenet', 'segnet_dsc')) or '; where that ends is not measured'}. How long "
+        "each was trained was chosen on the validation tenth, whose labels are not counted. "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 
@@ -105,17 +105,31 @@ def with_seeds(rows: list[Row]) -> str:
     return of_seeds(rows) + (" (one seed)" if len(rows) == 1 else "")
 
 
-def of_weights(gains: dict[int, list[float]]) -> str:
-    """What the weights give alone, against the same network from random ones."""
-    if not gains:
-        return "what the weights bring without the other network is not measured yet"
-    return f"the weights alone bring {changes(gains)}"
+def as_many(reached: list[Row], by_count: dict[int, list[Row]], whose: str) -> str:
+    """How many labels another variant needs for the same mean IoU, as a part of a sentence."""
+    value = mean(reached)
+    found = labels_for(value, {count: mean(rows) for count, rows in by_count.items()})
+    if found is None:
+        count = min(by_count, key=lambda count: abs(mean(by_count[count]) - value))
+        than = "more" if value > mean(by_count[count]) else "less"
+        return f", {than} than {whose} with {count:,}"
+    return f", as much as {whose} with about {float(f'{found:.2g}'):,.0f}"
 
 
-def tested(gains: dict[int, list[float]], with_it: dict[int, list[Row]]) -> str:
-    """What masked pretraining gives on the test split, and what is reached with it; rows by number of labels."""
-    reached = ", ".join(with_seeds(with_it[count]) for count in gains)
-    return f"{changes(gains)}{ends(gains)} (to {reached})" if gains else "an amount not measured yet"
+def labels_for(value: float, curve: dict[int, float]) -> float | None:
+    """At how many labels a curve reaches a value: straight lines over the logarithm of labels. None beyond its ends.
+
+    curve: mean IoU by number of labels.
+    """
+    points = sorted(curve.items())
+    for (fewer, low), (more, high) in itertools.pairwise(points):
+        if low <= value <= high and low < high:
+            return fewer * (more / fewer) ** ((value - low) / (high - low))
+    return None
+
+
+def mean(rows: list[Row]) -> float:
+    return statistics.mean(row["mean_iou"] for row in rows)
 
 
 def ends(gains: dict[int, list[float]]) -> str:
@@ -125,7 +139,9 @@ def ends(gains: dict[int, list[float]]) -> str:
 
 
 def changes(gains: dict[int, list[float]]) -> str:
-    return ", ".join(f"{difference(found)} with {count:,}" for count, found in gains.items()) + " labels"
+    """Gains with the numbers of labels that are meant to have several seeds."""
+    told = [f"{difference(found)} with {count:,}" for count, found in gains.items() if count in runs.MORE_SEEDS]
+    return ", ".join(told) + " labels" if told else "an amount not measured yet"
 
 
 def reach(gains: dict[int, list[float]], least: float) -> str:

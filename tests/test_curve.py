@@ -70,14 +70,25 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     gains = worth.gains_of("vit-masked", "vit-untrained")
     assert gains == {250: pytest.approx([0.05, 0.03])}
     assert worth.curve_gains()[2] == "| the transformer, masked pretraining, 80 epochs | +0.0400 ± 0.0100 (n=2) |"
-    told = worth.tested(gains, found["vit-masked"])
-    assert told == "+0.0400 ± 0.0100 (n=2) with 250 labels (to 0.5550 ± 0.0071 (n=2))"
+    assert worth.changes(gains | {500: [0.1]}) == "+0.0400 ± 0.0100 (n=2) with 250 labels"
     assert worth.reach(gains | {1000: [0.02, -0.02], 3311: [-0.1, 0]}, 0.01) == "less than 0.01 from 1,000 on"
     assert worth.reach(gains | {1000: [0.0]}, 0.01) == ""  # one seed says nothing
     assert worth.reach(gains | {500: [0, 0], 3311: [0.02, 0.03]}, 0.01).startswith("still 0.01 or more with 3,311,")
     assert worth.reach({250: [0.0, 0.0], 500: [0.0, 0.0]}, 0.01) == "less than 0.01 from 250 on"
-    assert "not measured yet" in worth.tested({}, {}) and "is not measured yet" in worth.of_weights({})
-    assert worth.of_weights({250: [0.1]}).endswith("bring +0.1000 (one seed) with 250 labels")
+    assert worth.changes({1000: [0.1]}) == "+0.1000 (one seed) with 1,000 labels"
+    assert worth.changes({500: [0.1, 0.1]}) == worth.changes({}) == "an amount not measured yet"
+
+
+@pytest.mark.parametrize(("reached", "said"), [
+    (0.45, "as much as it with about 500"),
+    (0.50, "as much as it with about 1,000"),  # a point of the curve itself
+    (0.575, "as much as it with about 2,800"),  # 1000 * 4 ** 0.75
+    (0.39, "less than it with 250"),
+    (0.61, "more than it with 4,000"),
+])  # fmt: skip
+def test_worth_in_labels_is_read_off_the_curve(reached, said):
+    by_count = {250: [{"mean_iou": 0.3}, {"mean_iou": 0.5}], 1000: [{"mean_iou": 0.5}], 4000: [{"mean_iou": 0.6}]}
+    assert worth.as_many([{"mean_iou": reached}], by_count, "it") == f", {said}"
 
 
 def test_pretraining_is_compared_with_as_many_epochs_of_as_many_labels(monkeypatch):
