@@ -5,23 +5,13 @@ import statistics
 
 from common.results import PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
+from experiments.cells import difference, markdown, spread
 from experiments.tasks import SEEDS, Task, row_of, tasks
-
-
-def markdown(header: tuple[str, ...], cells: list[tuple]) -> list[str]:
-    """A table: its header, its rule and a line for each tuple of cells."""
-    return ["| " + " | ".join(map(str, line)) + " |" for line in (header, ("---",) * len(header), *cells)]
-
-
-def spread(values: list[float], digits: int = 4) -> str:
-    """Mean ± standard deviation; the mean alone of one value."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) -> list[dict[str, object]]:
     """Groups of compare.py: an entry for each variant that has rows, results in lists over seeds."""
-    names = ("train_seconds", "pixel_accuracy", "mean_iou", "contour_mean_iou")
+    names = ("pixel_accuracy", "mean_iou", "contour_mean_iou")
     found = []
     for (variant, _), of_variant in by_variant(groups).items():
         chosen = [row for task in of_variant if (row := row_of(task, lines))]
@@ -108,14 +98,6 @@ def differences(entry: dict[str, object], base: dict[str, object], result: str) 
     return [value - of_base[seed] for seed, value in zip(entry["seeds"], entry[result]) if seed in of_base]
 
 
-def difference(differences: list[float]) -> str:
-    """Mean ± standard error of differences paired by seed; of one, that it is one."""
-    if len(differences) < 2:
-        return f"{differences[0]:+.4f} (one seed)" if differences else "-"
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return f"{statistics.mean(differences):+.4f} ± {error:.4f} (n={len(differences)})"
-
-
 def study_lines(study: str) -> dict[str, dict[int, Row]]:
     """study.py's lines of this version and its newest base, by setting and seed."""
     lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == VERSION and line["study"] == study]
@@ -126,11 +108,11 @@ def study_lines(study: str) -> dict[str, dict[int, Row]]:
     return found
 
 
-def study_change(study: str, setting: str, name: str) -> str:
-    """What a setting changes in a result on the validation tenth, paired by seed."""
+def study_changes(study: str, setting: str, name: str) -> list[float]:
+    """What a setting changes in a result on the validation tenth, for each seed that it has in common with the base."""
     lines, key = study_lines(study), f"validation_{name}"
     base = lines.get("", {})
-    return difference([line[key] - base[seed][key] for seed, line in lines[setting].items() if seed in base])
+    return [line[key] - base[seed][key] for seed, line in lines[setting].items() if seed in base]
 
 
 def aligned() -> list[str]:
@@ -168,74 +150,87 @@ def shares() -> list[str]:
 
 def answers() -> list[str]:
     """Questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
-    about = json.loads((PUBLISHED / "benchmark.json").read_text())[0]
-    twin = about["unet_twin"]
-
-    def less_memory(network: str) -> str:
-        peaks = ({way: found["peak_mib"] for way, found in twin[kind][network].items()} for kind in ("train", "infer"))
-        return " and ".join(f"{100 * (1 - peak['ours'] / peak['unet']):.0f} %" for peak in peaks)
-
     unet, full = Pair("segnet_dsc", "unet_dsc", 128), Pair("segnet_dsc", "segnet", 128)
     small_unet = Pair("segnet_dsc", "unet_dsc", 64)
     nothing, maps = Pair("bilinear_dsc", "segnet_dsc", 64), Pair("segnet_dsc", "bilinear_maps_dsc", 64)
     both = Pair("bilinear_maps_dsc", "segnet_maps_dsc", 64)
     fifth = Pair("segnet_dsc", "fifth-stage", 128)
-    losses = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
-    small = entries(64)
-    ranked = sorted(losses, key=lambda name: -statistics.mean(small[name]["small_pets"]))
-    ranking = ", ".join(f"{losses[name]} {spread(small[name]['small_pets'])}" for name in ranked)
-    ahead = difference(differences(*(small[name] for name in ranked[:2]), "small_pets"))
-    dice = {name: study_change("moved", "LOSS=ce+dice", name) for name in ("border_iou", "mean_iou")}
+    border, all_classes = (
+        difference(study_changes("moved", "LOSS=ce+dice", name)) for name in ("border_iou", "mean_iou")
+    )
     return [
         f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes'):.0f} times fewer bytes "
         f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
-        "which halves maps alone. The peak memory of the whole process falls by less: in training "
-        f"and in inference by {less_memory('segnet_dsc')} (separable), {less_memory('segnet')} (SegNet; batches of 16 "
-        f"in {about['precision']}).",
-        f"2. **What does that cost?** Of mean IoU at 128 px, {trained_out('segnet_dsc', 'unet_dsc')}{unet.gain():.3f} "
-        f"after five epochs ({unet.values()}); at 64 px {small_unet.gain():.3f} ({small_unet.values()}), and "
-        f"{small_unet.gain('contour_mean_iou'):.3f} near the contour there.",
-        f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain():+.3f} of mean IoU at 64 px "
-        f"({nothing.values()}); whole maps, added at no parameter more, give {maps.gain():+.3f} over indices "
-        f"({maps.values()}). Where there are maps, indices in place of bilinear upsampling change it by "
-        f"{difference(differences(both.second, both.first, 'mean_iou'))}.",
-        f"4. **What does separable convolution cost?** Of mean IoU at 128 px, {trained_out('segnet_dsc', 'segnet')}"
-        f"{full.gain():.3f} after five epochs ({full.values()}). It has {full.ratio('parameters'):.0f} times fewer "
-        f"parameters and {full.ratio('multiply_adds'):.0f} times fewer multiply-adds.",
-        "5. **Which loss finds small pets, and which the border?** Mean IoU on the smallest third at 64 px: "
-        f"{ranking}, 3 seeds; the first two differ by {ahead}. Of the border `LOSS=ce+dice`, with Dice in place of the "
-        f"soft IoU, changes the IoU by {dice['border_iou']}, mean IoU by {dice['mean_iou']} (64 px, 24 epochs, on the "
-        "validation tenth).",
-        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.gain() > 0 else 'No'}, after five "
-        f"epochs: it changes mean IoU by {fifth.gain():+.3f} ({fifth.values()}).",
+        f"which halves maps alone. The peak memory of the whole process falls by less: {less_memory()}.",
+        "2. **What does that cost?** At 128 px the separable U-Net's mean IoU differs from the separable SegNet's by "
+        f"{trained_out('segnet_dsc', 'unet_dsc')}{unet.gain()} after five epochs; at 64 px by {small_unet.gain()}, "
+        f"near the contour by {small_unet.gain('contour_mean_iou')} (five epochs on a third of the images).",
+        f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain()} of mean IoU; whole maps, "
+        f"added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices in place of "
+        f"bilinear upsampling change it by {both.gain()} (64 px, five epochs on a third of the images).",
+        "4. **What does separable convolution cost?** At 128 px SegNet's mean IoU differs from its separable twin's by "
+        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs. It has "
+        f"{full.ratio('parameters'):.0f} times the parameters and {full.ratio('multiply_adds'):.0f} times the "
+        "multiply-adds.",
+        f"5. **Which loss finds small pets, and which the border?** {losses()}. Of the border `LOSS=ce+dice`, with "
+        f"Dice in place of the soft IoU, changes the IoU by {border}, mean IoU by {all_classes} "
+        "(64 px, 24 epochs, on the validation tenth).",
+        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.mean() > 0 else 'No'}, after five "
+        f"epochs: it changes mean IoU by {fifth.gain()}.",
     ]
 
 
+def less_memory() -> str:
+    """By how much less SegNet's process takes at its peak than its U-Net twin's, on all machines of the benchmark."""
+    machines = json.loads((PUBLISHED / "benchmark.json").read_text())
+
+    def saved(kind: str, network: str) -> str:
+        peaks = [{way: found["peak_mib"] for way, found in m["unet_twin"][kind][network].items()} for m in machines]
+        shares = [100 * (1 - peak["ours"] / peak["unet"]) for peak in peaks]
+        return f"{min(shares):.0f} to {max(shares):.0f} %"
+
+    told = (f"in {what} by {saved(kind, 'segnet_dsc')} (separable) and {saved(kind, 'segnet')} (SegNet)"
+            for kind, what in (("train", "training"), ("infer", "inference")))  # fmt: skip
+    return f"{', '.join(told)}, on {len(machines)} machines, in batches of {machines[0]['batch_size']}"
+
+
+def losses() -> str:
+    """Mean IoU on small pets by loss, best first."""
+    titles = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
+    small = entries(64)
+    ranked = sorted(titles, key=lambda name: -statistics.mean(small[name]["small_pets"]))
+    ranking = ", ".join(f"{titles[name]} {spread(small[name]['small_pets'])}" for name in ranked)
+    return (
+        f"Mean IoU on the smallest third at 64 px, after five epochs: {ranking}; the first two differ by "
+        f"{paired(small[ranked[0]], small[ranked[1]], 'small_pets')}"
+    )
+
+
 def trained_out(first: str, second: str) -> str:
-    """What the second network is ahead by in the record rows, and near the contour; "" where there are none."""
+    """What the second network gains over the first in the record rows; "" where there are none."""
     if not {first, second} <= entries(128, ("record",)).keys():
         return ""
     pair = Pair(first, second, 128, ("record",))
+    means = " against ".join(spread(entry["mean_iou"]) for entry in (pair.second, pair.first))
     return (
-        f"{pair.gain():.3f} after {pair.first['epochs']} epochs with `LOSS={pair.first['loss']}` ({pair.values()}; "
-        f"near the contour {pair.gain('contour_mean_iou'):.3f}), "
+        f"{pair.gain()} after {pair.first['epochs']} epochs with `LOSS={pair.first['loss']}` ({means}; "
+        f"near the contour {pair.gain('contour_mean_iou')}), "
     )
 
 
 class Pair:
-    """Two variants at one size: what the second gains over the first."""
+    """Two variants at one size: what the second gains over the first, for each seed that both have."""
 
     def __init__(self, first: str, second: str, size: int, groups: tuple[str, ...] = ("study", "full")) -> None:
         self.first, self.second = (entries(size, groups)[name] for name in (first, second))
 
-    def gain(self, result: str = "mean_iou") -> float:
-        """The mean difference over the seeds that both have."""
+    def gain(self, result: str = "mean_iou") -> str:
+        return paired(self.second, self.first, result)
+
+    def mean(self, result: str = "mean_iou") -> float:
         return statistics.mean(differences(self.second, self.first, result))
 
     def ratio(self, cost: str) -> float:
-        return self.second[cost] / self.first[cost]
-
-    def values(self) -> str:
-        n = len(differences(self.second, self.first, "mean_iou"))
-        seeds = "one seed" if n == 1 else f"{n} seeds"
-        return f"{spread(self.first['mean_iou'])} against {spread(self.second['mean_iou'])}, {seeds}"
+        """How many times as much either of them costs as the other: at least 1."""
+        first, second = self.first[cost], self.second[cost]
+        return max(first, second) / min(first, second)

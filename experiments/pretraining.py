@@ -16,7 +16,7 @@ from common import checkpoints, machine, results, settings
 from common.files import append_line
 from common.settings import UserError
 from experiments import trials
-from experiments.findings import difference, markdown, spread
+from experiments.cells import difference, markdown, spread
 from experiments.tasks import changed
 
 NAMES = ("all",)  # what is tried, of TRIED

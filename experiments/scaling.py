@@ -5,7 +5,7 @@ import statistics
 
 from common.cost import multiply_adds
 from common.results import PUBLISHED
-from experiments.findings import markdown, spread
+from experiments.cells import markdown, spread
 from segnet import NETWORKS, count_parameters
 
 # What an H100 SXM can do at most, by its data sheet (https://www.nvidia.com/en-us/data-center/h100/) and that of the

@@ -2,11 +2,11 @@
 
 import itertools
 import json
-import statistics
 from collections.abc import Iterator
 
 from common.results import PUBLISHED, Row
-from experiments.findings import markdown, seeds_of, spread
+from experiments.cells import markdown, mean, spread
+from experiments.findings import seeds_of
 from experiments.tasks import FULL
 
 RECIPES = ("sprint", "stopwatch", "defaults")  # runs of tasks.py that are timed, shorter ones first
@@ -52,7 +52,7 @@ def gains() -> list[str]:
 def as_good(entry: dict, network: str) -> str:
     """How soon all seeds are as good as the original after its five epochs; "" where that was not timed."""
     for _, slow, ours, originals in timed(entry, network):
-        if all(row[name] >= mean_of(originals, name) for name in TARGETS for row in ours):
+        if all(row[name] >= mean(originals, name) for name in TARGETS for row in ours):
             fast = ours[0]["train_seconds"]
             return f"; as good after {fast:.0f} s, {slow / fast:.1f} times as soon"
     return ""
@@ -97,13 +97,9 @@ def recipe(run: str, network: str) -> str:
 
 def reached(name: str, ours: list[Row], originals: list[Row]) -> str:
     """A score of ours and of the original's, and how many of our seeds are at or above its mean."""
-    good = sum(row[name] >= mean_of(originals, name) for row in ours)
+    good = sum(row[name] >= mean(originals, name) for row in ours)
     mine, wanted = (spread([row[name] for row in found]) for found in (ours, originals))
     return f"{mine} against {wanted}: {good} of {len(ours)}"
-
-
-def mean_of(found: list[Row], name: str) -> float:
-    return statistics.mean(row[name] for row in found)
 
 
 def speed() -> list[str]:

@@ -18,7 +18,7 @@ from common.results import PUBLISHED, Row, has_name, lines_of, rows
 from common.settings import UserError
 from common.trimap import CLASSES
 from experiments import findings, pretraining, scaling, speed, worth
-from experiments.findings import markdown, spread
+from experiments.cells import difference, markdown, mean, spread
 from experiments.study import LEVERS
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
@@ -77,11 +77,6 @@ def recipes() -> list[list[Row]]:
 
 def recipe(run: str, network: str) -> list[Row]:
     return next(seeds for seeds in recipes() if (seeds[0]["run"], seeds[0]["network"]) == (run, network))
-
-
-def mean(seeds: list[Row], *path: str | int) -> float:
-    """The mean over seeds of a result, which may be inside others."""
-    return statistics.mean(functools.reduce(lambda found, key: found[key], path, row) for row in seeds)
 
 
 def summary() -> list[str]:
@@ -178,20 +173,22 @@ def sizes() -> list[str]:
 
 
 def answers() -> list[str]:
-    """What rows and trials say, in numbered sentences."""
+    """What rows and trials say, in numbered sentences; three seeds are the rule, and not said each time."""
     said = findings.answers()
-    return [*said, f"{len(said) + 1}. {worth.answer()}"]
+    return [line.replace(" (n=3)", "") for line in (*said, f"{len(said) + 1}. {worth.answer()}")]
 
 
 def study_table(study: str) -> list[str]:
-    """Each setting against the base, best mean IoU first; changes are paired by seed."""
+    """Each setting against the base, best first by its change in mean IoU, which is paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
     cells, by_setting = [], findings.study_lines(study)
-    for setting in sorted(by_setting, key=lambda s: -statistics.mean(of_validation(by_setting[s], "mean_iou"))):
+    gains = {setting: findings.study_changes(study, setting, "mean_iou") for setting in by_setting}
+    for setting in sorted(by_setting, key=lambda setting: -statistics.mean(gains[setting] or [0.0])):
         lines = by_setting[setting]
         means = (spread(of_validation(lines, name)) for name in names)
         changes = (
-            findings.study_change(study, setting, name) if setting else "-" for name in ("mean_iou", "border_iou")
+            difference(findings.study_changes(study, setting, name)) if setting else "-"
+            for name in ("mean_iou", "border_iou")
         )
         cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *means, *changes))
     header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU", "small pets",
@@ -213,9 +210,8 @@ def agreement() -> list[str]:
         if way == "original":
             columns.append([*(f"{value:.4f}" for value in values), ""])
             continue
-        error = statistics.stdev(differences) / len(differences) ** 0.5
         column = [f"{value:.4f} ({d:+.4f})" for value, d in zip(values, differences)]
-        columns.append([*column, f"{statistics.mean(differences):+.4f} ± {error:.4f}"])
+        columns.append([*column, difference(differences)])
     return markdown(("seed", *(way.replace("_", ", ") for way in by_way)), list(zip(*columns)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
-from experiments.findings import difference, markdown, spread
+from experiments.cells import difference, markdown, mean, spread
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -93,10 +93,10 @@ def answer() -> str:
         f"labels: with {few} a small vision transformer under SegNet's decoder reaches {with_seeds(masked[few])}"
         f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings "
         f"{changes(gains_of('vit-masked-long', 'vit-untrained'))}, and the separable SegNet "
-        f"{pretraining.change('segnet-masked')} at 64 px. *Where does it stop?* Lite0 is ahead of the separable SegNet "
-        f"by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
+        f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does it stop?* "
+        f"Lite0 is ahead of the separable SegNet by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
         f"{ends(gains_of('lite0-imagenet', 'segnet_dsc')) or '; where that ends is not measured'}. How long "
-        "each was trained was chosen on the validation tenth, whose labels are not counted. "
+        "networks are trained at 128 px was chosen on the validation tenth, whose labels are not counted. "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 
@@ -106,14 +106,21 @@ def with_seeds(rows: list[Row]) -> str:
 
 
 def as_many(reached: list[Row], by_count: dict[int, list[Row]], whose: str) -> str:
-    """How many labels another variant needs for the same mean IoU, as a part of a sentence."""
-    value = mean(reached)
-    found = labels_for(value, {count: mean(rows) for count, rows in by_count.items()})
-    if found is None:
-        count = min(by_count, key=lambda count: abs(mean(by_count[count]) - value))
-        than = "more" if value > mean(by_count[count]) else "less"
-        return f", {than} than {whose} with {count:,}"
-    return f", as much as {whose} with about {float(f'{found:.2g}'):,.0f}"
+    """How many labels another variant needs for the same mean IoU, as a part of a sentence; "" if nothing is known.
+
+    reached: rows of one number of labels; by_count: those of the other variant.
+    """
+    value, means = mean(reached, "mean_iou"), {count: mean(rows, "mean_iou") for count, rows in by_count.items()}
+    labels = labels_for(value, means)
+    if labels is None:
+        nearest = min(means, key=lambda count: abs(means[count] - value))
+        if nearest == reached[0]["train_images"]:
+            return ""
+        said, used = f"{'more' if value > means[nearest] else 'less'} than {whose} with {nearest:,}", [nearest]
+    else:
+        said = f"as much as {whose} with about {float(f'{labels:.2g}'):,.0f}"
+        used = [max(count for count in means if count <= labels), min(count for count in means if count >= labels)]
+    return f", {said}" + (" (one seed)" if any(len(by_count[count]) == 1 for count in used) else "")
 
 
 def labels_for(value: float, curve: dict[int, float]) -> float | None:
@@ -121,15 +128,10 @@ def labels_for(value: float, curve: dict[int, float]) -> float | None:
 
     curve: mean IoU by number of labels.
     """
-    points = sorted(curve.items())
-    for (fewer, low), (more, high) in itertools.pairwise(points):
+    for (fewer, low), (more, high) in itertools.pairwise(sorted(curve.items())):
         if low <= value <= high and low < high:
             return fewer * (more / fewer) ** ((value - low) / (high - low))
     return None
-
-
-def mean(rows: list[Row]) -> float:
-    return statistics.mean(row["mean_iou"] for row in rows)
 
 
 def ends(gains: dict[int, list[float]]) -> str:

@@ -50,14 +50,14 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
         if row["run"].startswith("record100") and not row["mirror"] and row["network"] in scores
     ]
     monkeypatch.setattr(tables.findings, "rows", lambda: record)
-    said = "0.030 after 100 epochs with `LOSS=ce+dice` (0.7500 ± 0.0000 against 0.7800 ± 0.0000, 3 seeds; "
-    said += "near the contour 0.020), "
+    said = "+0.0300 ± 0.0000 (n=3) after 100 epochs with `LOSS=ce+dice` (0.7800 ± 0.0000 against 0.7500 ± 0.0000; "
+    said += "near the contour +0.0200 ± 0.0000 (n=3)), "
     assert tables.findings.trained_out("segnet_dsc", "segnet") == said
-    assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.030 ")
+    assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.0300 ")
     assert tables.findings.trained_out("segnet_dsc", "unet_dsc") == ""
     one = [row for row in record if row["network"] == "segnet" or row["seed"] == 1]
     monkeypatch.setattr(tables.findings, "rows", lambda: one)
-    assert "one seed; near the contour 0.020)" in tables.findings.trained_out("segnet_dsc", "segnet")
+    assert "near the contour +0.0200 (one seed))" in tables.findings.trained_out("segnet_dsc", "segnet")
     monkeypatch.setattr(tables.findings, "rows", lambda: [row | {"version": 1} for row in record])
     assert tables.findings.trained_out("segnet_dsc", "segnet") == ""
 
