@@ -9,12 +9,15 @@ every image decoded every epoch, float32, contiguous maps, built-in pooling, pla
 """
 
 import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -23,6 +26,8 @@ import train
 from common import machine, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import REPOSITORY, write_atomically
+from common.settings import UserError
+from dataset import cache
 from experiments import charts
 from experiments.original import OriginalSegmentation
 from experiments.ways import TWIN, Job, take_turns
@@ -34,50 +39,94 @@ REPEATS = 5  # turns of each way, after one that is not counted
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
+PARTS = ("steps", "tried", "twin", "data", "start")  # each is written when it is done; others stay as they were
+SHARES = (0.5, 0.75, 1.0)  # of IMAGE_SIZE: sizes at which images are decoded
 
 
 def main() -> None:
+    settings.check(globals(), {"PARTS": tuple(MEASURES)}, {"REPEATS": (1, math.inf)})
     machine.set_up(train.THREADS)
     pets.load("trainval")  # makes the cache, so that nobody waits for it below
-    result: dict[str, object] = {
-        **machine.about(),
-        "version": results.VERSION,
-        "data": pets.data_name(),
-        "precision": machine.precision_name("auto"),
-        "batch_size": BATCH_SIZE,
-        "image_size": pets.IMAGE_SIZE,
-        "repeats": REPEATS,
-    }
-    result["matrix_product_gflops"] = {t: matrix_product(getattr(torch, t)) for t in {"float32", result["precision"]}}
+    if "steps" not in PARTS and not is_alike(read().get(machine.name(), {})):
+        raise UserError("benchmark.json has no steps of this machine with these constants; measure them as well")
+    for part in MEASURES:
+        if part in PARTS:
+            entries = write(part, MEASURES[part]())
+    folder = pets.published_folder()
+    charts.save_benchmark(folder / "benchmark.png", entries[0])
+    charts.save_pooling(folder / "pooling.png")
+    print(json.dumps(entries, indent=1))
+
+
+def steps() -> dict[str, object]:
+    """Time and peak memory of a training step and of inference; what a step computes, hands over, and could reach."""
+    types = dict.fromkeys(("float32", machine.precision_name("auto")))
+    found: dict[str, object] = {"matrix_product_gflops": {name: matrix_product(getattr(torch, name)) for name in types}}
     peak: dict[str, object] = {}
     for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):
-        result[key], result[f"{key}_fastest"], peak[kind] = {}, {}, {}
+        found[key], peak[kind] = {}, {}
         for network in SEGNETS:
-            turns, memory = take_turns(job(kind, network), WAYS, REPEATS)
-            per_image = {way: [1000 * s / BATCH_SIZE for s in seconds] for way, seconds in turns.items()}
-            result[key][network] = {way: statistics.median(ms) for way, ms in per_image.items()}
-            result[f"{key}_fastest"][network] = {way: min(ms) for way, ms in per_image.items()}
-            peak[kind][network] = memory
-            print(kind, network, ", ".join(f"{w} {ms:.1f} ms" for w, ms in result[key][network].items()), flush=True)
-    result["tried_train_step_ms"] = {}
-    for network in SEGNETS if TRIED else ():
-        turns, _ = take_turns(job("train", network), ("ours", *TRIED), REPEATS)
-        result["tried_train_step_ms"][network] = {w: 1000 * statistics.median(s) / BATCH_SIZE for w, s in turns.items()}
-    result["unet_twin"] = {kind: {network: against_twin(kind, network) for network in SEGNETS} for kind in peak}
-    turns, _ = take_turns(job("data", "segnet"), WAYS[:2], REPEATS)
-    result["data_images_per_second"] = {way: IMAGES / statistics.median(s) for way, s in turns.items()}
-    data_ms = 1000 / result["data_images_per_second"]["ours"]
-    result["data_share_of_step"] = {name: data_ms / by_way["ours"] for name, by_way in result["train_step_ms"].items()}
-    result["peak_memory_mib"] = peak
+            found[key][network], peak[kind][network] = timed(kind, network, WAYS)
+            print(kind, network, ", ".join(f"{w} {ms:.1f} ms" for w, ms in found[key][network].items()), flush=True)
     builtin = OriginalSegmentation(ImageSegmentation()).network
     handing_over = {"segnet_builtin": builtin, "segnet": ImageSegmentation(), "unet": UNet()}
-    result["kept_bytes_per_image"] = {name: kept_bytes(net, pets.IMAGE_SIZE) for name, net in handing_over.items()}
-    # forward, and twice that backward; a multiply-add is two operations
-    step_gflop = {name: 3 * 2 * multiply_adds(network(), pets.IMAGE_SIZE) / 1e9 for name, network in SEGNETS.items()}
-    result["step_gflop_per_image"] = step_gflop
-    result["share_of_matrix_product"] = share_of_ceiling(result)
-    result["start_to_first_step_seconds"] = statistics.median(start_to_first_step() for _ in range(3))
-    write(result)
+    return found | {
+        "peak_memory_mib": peak,
+        "kept_bytes_per_image": {name: kept_bytes(net, pets.IMAGE_SIZE) for name, net in handing_over.items()},
+        # forward, and twice that backward; a multiply-add is two operations
+        "step_gflop_per_image": {
+            name: 3 * 2 * multiply_adds(network(), pets.IMAGE_SIZE) / 1e9 for name, network in SEGNETS.items()
+        },
+    }
+
+
+def tried() -> dict[str, object]:
+    return {
+        "tried_train_step_ms": {network: timed("train", network, ("ours", *TRIED))[0] for network in SEGNETS if TRIED}
+    }
+
+
+def twin() -> dict[str, object]:
+    """Milliseconds per image and peak memory in MiB, of SegNet ("ours") and of its U-Net twin ("unet")."""
+    found: dict[str, dict] = {}
+    for kind in ("train", "infer"):
+        for network in SEGNETS:
+            ms, memory = timed(kind, network, ("ours", TWIN))
+            of_ways = {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}
+            found.setdefault(kind, {})[network] = of_ways
+    return {"unet_twin": found}
+
+
+def data() -> dict[str, object]:
+    """Images per second that come out of either way's data path; seconds in which ours decodes them, once for all."""
+    turns, _ = take_turns(job("data", "segnet"), WAYS[:2], REPEATS)
+    sizes = [round(share * pets.IMAGE_SIZE) for share in SHARES]
+    return {
+        "data_images_per_second": {way: IMAGES / statistics.median(s) for way, s in turns.items()},
+        "decode_seconds": {str(size): statistics.median(decode(size) for _ in range(REPEATS)) for size in sizes},
+    }
+
+
+def decode(size: int) -> float:
+    """Seconds in which all training images are decoded to a size, as the first training at that size has to."""
+    folder = pets.data_folder()
+    with tempfile.TemporaryDirectory(dir=pets.outputs_folder()) as cached:
+        start = time.perf_counter()
+        cache.load(folder, "trainval", size, Path(cached))
+        return time.perf_counter() - start
+
+
+def starting() -> dict[str, object]:
+    return {"start_to_first_step_seconds": statistics.median(start_to_first_step() for _ in range(3))}
+
+
+MEASURES = {"steps": steps, "tried": tried, "twin": twin, "data": data, "start": starting}
+
+
+def timed(kind: str, network: str, ways: tuple[str, ...]) -> tuple[dict[str, float], dict[str, int]]:
+    """Milliseconds per image, medians of turns, and peak memory in MiB, both by way."""
+    turns, memory = take_turns(job(kind, network), ways, REPEATS)
+    return {way: 1000 * statistics.median(seconds) / BATCH_SIZE for way, seconds in turns.items()}, memory
 
 
 def job(kind: str, network: str) -> Job:
@@ -86,24 +135,6 @@ def job(kind: str, network: str) -> Job:
 
 def data_constants() -> dict[str, object]:
     return {name: getattr(pets, name) for name in ("DATASET", "DATA_ROOT", "OUTPUTS", "IMAGE_SIZE")}
-
-
-def against_twin(kind: str, network: str) -> dict[str, dict[str, float]]:
-    """Milliseconds per image and peak memory in MiB, of SegNet ("ours") and of its U-Net twin ("unet")."""
-    turns, memory = take_turns(job(kind, network), ("ours", TWIN), REPEATS)
-    return {w: {"ms": 1000 * statistics.median(s) / BATCH_SIZE, "peak_mib": memory[w]} for w, s in turns.items()}
-
-
-def share_of_ceiling(result: dict) -> dict[str, dict[str, float]]:
-    """How much of the rate of a matrix product in the same precision each way's training step reaches."""
-    precision = {"original": "float32", "ours": result["precision"], "ours_float32": "float32"}
-    return {
-        network: {
-            way: result["step_gflop_per_image"][network] / (ms / 1000) / result["matrix_product_gflops"][precision[way]]
-            for way, ms in by_way.items()
-        }
-        for network, by_way in result["train_step_ms"].items()
-    }
 
 
 def matrix_product(dtype: torch.dtype, side: int = 4096) -> float:
@@ -129,7 +160,7 @@ def start_to_first_step() -> float:
         while b"loss=" not in printed:  # the progress bar's first word of a loss
             byte = os.read(process.stderr.fileno(), 4096)
             if not byte:
-                raise settings.UserError(f"train.py ended before its first step: {printed.decode()[-300:]}")
+                raise UserError(f"train.py ended before its first step: {printed.decode()[-300:]}")
             printed += byte
         seconds = time.perf_counter() - start
         process.kill()
@@ -137,17 +168,34 @@ def start_to_first_step() -> float:
     return seconds
 
 
-def write(result: dict[str, object]) -> None:
-    """Puts the result in the place of this machine's earlier one, in a list with an entry for each kind of machine."""
-    folder = pets.published_folder()
-    path = folder / "benchmark.json"
-    entries = {entry["machine"]: entry for entry in (json.loads(path.read_text()) if path.exists() else [])}
-    entries[result["machine"]] = result
+def write(part: str, found: dict[str, object]) -> list[dict]:
+    """Puts a part's results in this machine's entry of benchmark.json; returns all entries, one a kind of machine."""
+    about = machine.about() | constants()
+    entries = read()
+    old = entries.get(about["machine"], {})
+    if part == "steps":
+        old = old | about if is_alike(old) else about
+    measured = old.get("measured", {}) | {part: {name: about[name] for name in ("commit", "command")}}
+    entries[about["machine"]] = old | found | {"measured": measured}
     written = json.dumps(list(entries.values()), indent=1)
-    write_atomically(path, lambda part: part.write_text(written + "\n"))
-    charts.save_benchmark(folder / "benchmark.png", next(iter(entries.values())))
-    charts.save_pooling(folder / "pooling.png")
-    print(json.dumps(result, indent=1))
+    write_atomically(pets.published_folder() / "benchmark.json", lambda half: half.write_text(written + "\n"))
+    return list(entries.values())
+
+
+def constants() -> dict[str, object]:
+    """What all parts of an entry have in common."""
+    return {"version": results.VERSION, "data": pets.data_name(), "precision": machine.precision_name("auto"),
+            "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS}  # fmt: skip
+
+
+def is_alike(entry: dict) -> bool:
+    return constants().items() <= entry.items()
+
+
+def read() -> dict[str, dict]:
+    """The entries that there are, by machine."""
+    path = pets.published_folder() / "benchmark.json"
+    return {entry["machine"]: entry for entry in (json.loads(path.read_text()) if path.exists() else [])}
 
 
 if __name__ == "__main__":
