@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
@@ -146,8 +145,7 @@ def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
     cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
     cutout.save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"))
     cutout.save(cut, target.with_name(f"{target.name}_cutout.png"))
-    small = [max(1, round(side * THUMBNAIL / max(pixels.shape))) for side in pixels.shape[-2:]]
-    return F.interpolate(cut[None], small, mode="bilinear", antialias=True)[0]
+    return cutout.thumbnail(cut, THUMBNAIL)
 
 
 def export(network: nn.Module, size: int, path: Path, images: list[str]) -> None:

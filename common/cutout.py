@@ -73,20 +73,35 @@ def labels_of(probabilities: Tensor) -> Tensor:
 def cut_out(pixels: Tensor, probabilities: Tensor, soft: float = SOFT) -> Tensor:
     """The image (3, H, W), uint8, with a fourth channel: how opaque it is, 255 in the pet and 0 outside.
 
-    soft: from 0 to 1. Half of the border is pet; at 0.8 the ground is clear below a tenth and the pet whole above
-    nine tenths.
+    It is cut where pet is as probable as background, through the middle of the border. soft: from 0 to 1; at 0.8 the
+    ground is clear where pet has less than a tenth of the two, and the pet whole above nine tenths. What is clear is
+    black, so that the picture doesn't carry the room that it was taken in.
     """
-    pet, _, border = probabilities
-    alpha = (pet + border / 2 - 0.5).div_(max(soft, 0.01)).add_(0.5).clamp_(0, 1)
-    return torch.cat((pixels, (255 * alpha).round().byte()[None]))
+    pet, background, _ = probabilities
+    least = 1e-6  # of each, where both are improbable
+    share = (pet + least) / (pet + background + 2 * least)
+    opaque = share.sub_(0.5).div_(max(soft, 0.01)).add_(0.5).clamp_(0, 1)
+    alpha = (255 * opaque).round().byte()[None]
+    return torch.cat((pixels * (alpha > 0), alpha))
+
+
+def thumbnail(cut: Tensor, longest: int) -> Tensor:
+    """A cut-out (4, H, W), uint8, scaled to so many px on its longer side; what is clear lends its edges no colour."""
+    size = [max(1, round(side * longest / max(cut.shape[-2:]))) for side in cut.shape[-2:]]
+    alpha = cut[3:].float()
+    small = F.interpolate(torch.cat((cut[:3] * (alpha / 255), alpha))[None], size, mode="bilinear", antialias=True)[0]
+    colours = 255 * small[:3] / small[3:].clamp(min=1)
+    return torch.cat((colours, small[3:])).round().clamp(0, 255).byte()
 
 
 def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
     """The image (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
-    colours = torch.tensor([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS])  # (3, RGB)
-    shares = torch.tensor([TINT if c != BACKGROUND else 0.0 for c in range(len(COLOURS))])
-    tinted = pixels + shares[labels] * (colours.T[:, labels[0]] - pixels.float())
-    return tinted.round().byte()
+    tinted = pixels
+    for c, colour in enumerate(COLOURS):
+        if c != BACKGROUND:
+            of_class = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)])[:, None, None]
+            tinted = torch.where(labels == c, (pixels + TINT * (of_class - pixels.float())).round().byte(), tinted)
+    return tinted
 
 
 def save(pixels: Tensor, path: Path) -> None:

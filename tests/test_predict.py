@@ -55,7 +55,8 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
     assert len(np.unique(trimaps[0])) > 1  # it learnt something to tell apart
     assert all(np.array_equal(trimaps[0], other) for other in trimaps[1:])
     cutout = np.array(Image.open(out / "upright_cutout.png"))
-    assert np.array_equal(cutout[..., :3], np.array(upright))
+    opaque = cutout[..., 3:] > 0
+    assert np.array_equal(cutout[..., :3], np.array(upright) * opaque)  # what is clear is not in the file
     assert cutout[..., 3][trimaps[1] == 1].mean() > cutout[..., 3][trimaps[1] == 2].mean()
 
 
@@ -174,3 +175,24 @@ def test_the_newest_network_is_none_of_an_experiment(tmp_path):
         path.parent.mkdir(parents=True)
         path.touch()
     assert checkpoints.newest_weights(tmp_path).parent.parent.name == "own"
+
+
+def test_a_cut_out_is_cut_through_the_middle_of_the_border():
+    """By the odds of pet against background, however probable the border is between them."""
+    odds = torch.tensor([[0.75, 0.25, 0], [0.3, 0.1, 0.6], [0.1, 0.3, 0.6], [0.01, 0.01, 0.98], [0.02, 0.3, 0.68],
+                         [1, 0, 0], [0, 0, 1]]).T[:, None]  # fmt: skip
+    pixels = torch.arange(1, 22, dtype=torch.uint8).view(3, 1, 7)
+    cut = cutout.cut_out(pixels, odds)
+    assert cut[3, 0].tolist() == [207, 207, 48, 128, 0, 255, 128]  # 255 * ((share - 0.5) / 0.8 + 0.5)
+    assert torch.equal(cut[:3], torch.cat((pixels[..., :4], torch.zeros(3, 1, 1), pixels[..., 5:]), 2).byte())
+    assert cutout.cut_out(pixels, odds, soft=0)[3, 0].tolist() == [255, 255, 0, 128, 0, 255, 128]
+
+
+def test_what_is_clear_lends_a_thumbnail_no_colour():
+    cut = torch.zeros(4, 4, 8, dtype=torch.uint8)
+    cut[:, :, :3] = torch.tensor([200, 100, 50, 255], dtype=torch.uint8)[:, None, None]
+    small = cutout.thumbnail(cut, 4)
+    assert small.shape == (4, 2, 4)
+    edge = small[3] > 25
+    assert (small[3][edge] < 255).any()
+    assert (small[:3, edge].int() - torch.tensor([200, 100, 50])[:, None]).abs().max() <= 1
