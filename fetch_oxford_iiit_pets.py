@@ -111,6 +111,10 @@ def data_folder() -> Path:
     if DATASET != "oxford-iiit-pet":
         raise UserError(f'DATASET is "oxford-iiit-pet" or "toy", not {DATASET!r}')
     folder = Path(DATA_ROOT) / "oxford-iiit-pet"
+    if not folder.exists() and all((Path(DATA_ROOT) / archive.folder).is_dir() for archive in ARCHIVES):
+        raise UserError(
+            f"DATA_ROOT={DATA_ROOT} is where oxford-iiit-pet lies, and this is such a folder: give its parent"
+        )
     for archive in ARCHIVES:
         fetch(folder, archive)
     return folder

@@ -56,22 +56,26 @@ def main(arguments: list[str]) -> None:
         paths = networks_there()
         page.serve(list(paths), lambda image, name: find(*load(paths[name]), image), EXAMPLES)
         return
+    paths = images_in(arguments) if not EXPORT else []
     network, size = load(chosen_weights())
     if EXPORT:
         export(network, size, Path(EXPORT), arguments)
         return
-    paths = images_in(arguments)
     folder = pets.outputs_folder() / FOLDER
-    failed, taken, cutouts = [], set(), []
+    failed, taken, cutouts, without = [], set(), [], []
     for image in tqdm(paths, unit="image", disable=len(paths) < 2):
         name = free_name(image.stem, taken)
         try:
-            cutouts.append(predict(network, size, image, folder / name))
+            cut = predict(network, size, image, folder / name)
+            cutouts.append(cut)
+            without += [] if cut[3].any() else [image.name]
         except UserError as error:
             failed.append(str(error))
     if SHEET and cutouts:
         pictures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
     print(f"{len(paths) - len(failed)} of {len(paths)} images in {folder}")
+    if without:
+        print(f"no pet was found in {', '.join(without)}")
     if failed:
         raise UserError("\n".join(["skipped:", *failed]))
 
@@ -103,6 +107,8 @@ def load(path: Path) -> tuple[nn.Module, int]:
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
     size, largest = INPUT or trained_for, RANGES["INPUT"][1]
+    if isinstance(network, pretrained.PretrainedSegmentation) and INPUT % pretrained.STRIDE:
+        raise UserError(f"INPUT={INPUT}: {about['network']} takes multiples of {pretrained.STRIDE} px")
     if not isinstance(size, int) or not 0 < size <= largest:
         raise UserError(f"{path} says IMAGE_SIZE={str(size)[:20]}, and {largest} px is the most; INPUT= gives another")
     return network.to(machine.device(), memory_format=torch.channels_last), size
@@ -112,9 +118,11 @@ def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
     paths = []
     for path in map(Path, arguments):
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not inside:
-            raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)}); folders in it are not searched")
         paths += inside
     if not paths:
         raise UserError("which images? python predict.py IMAGE... or a folder")

@@ -75,6 +75,7 @@ RANGES = {
     **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER"), (1, math.inf)),
     **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
+    "SEED": (0, 2**63 - 1),
     "VALIDATION_SHARE": (0, 0.99),
     "CROP": (0.01, 1),
     "HIDDEN": (0.01, 0.99),
@@ -120,8 +121,7 @@ def check_constants() -> None:
     if len(BETAS) != 2:
         raise UserError(f"BETAS={','.join(map(str, BETAS))}: two of them, e.g. BETAS=0.9,0.95")
     distributed.check_batch(BATCH_SIZE)
-    if not RUN:
-        raise UserError("RUN names the run's folder in outputs/pretrained; it can't be empty")
+    checkpoints.check_run(RUN)
     if DECODER_WIDTH < 32 or DECODER_WIDTH % 32:
         raise UserError(f"DECODER_WIDTH={DECODER_WIDTH}: it is a multiple of 32")
     machine.precision(PRECISION)

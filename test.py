@@ -261,10 +261,15 @@ def print_table(rows: list[dict]) -> None:
     print(f"{'network':16}" + "".join(f"{name.replace('iou_old_torchmetrics', 'iou, old'):>16}" for name in columns))
     for row in rows:
         print(f"{row['network']:16}" + "".join(f"{row[name]:16.4f}" for name in columns))
+    print(f"\n{'network':16}" + "".join(f"{f'IoU, {name}':>16}" for name in CLASSES) + f"{'mean at own size':>20}")
+    for row in rows:
+        classes = "".join(f"{iou:16.4f}" for iou in row["class_iou"])
+        print(f"{row['network']:16}{classes}{row['own_size']['mean_iou']:20.4f}")
     print(f"\n{'network':16}" + "".join(f"{f'{s} pets':>24}" for s in rows[0]["by_pet_size"]) + "    (pixel, mean IoU)")
     for row in rows:
         thirds = row["by_pet_size"].values()
         print(f"{row['network']:16}" + "".join(f"{t['pixel_accuracy']:16.4f}{t['mean_iou']:8.4f}" for t in thirds))
+    print("\niou leaves out pixels of true background, as the original does; custom_iou is soft: see metrics.py")
 
 
 def results_path() -> Path:

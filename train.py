@@ -6,6 +6,7 @@ python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 torchrun --nproc-per-node=2 train.py      by two processes that share each batch
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -53,7 +54,7 @@ SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out
 EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
-LOSS = "ce+iou"  # cross-entropy ("ce"), -log of the soft IoU ("iou"), or a sum; "ce+dice" is better in mean IoU
+LOSS = "ce+iou"  # cross-entropy, -log of the soft IoU, "dice", or a sum of them; "ce+dice" is better in mean IoU
 OPTIMIZER = "adamw"  # or "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
@@ -72,7 +73,7 @@ CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 CHOICES = {
     "NETWORKS": tuple(segnet.NETWORKS),
     "HEAD": ("linear", "original"),
-    "LOSS": ("ce", "iou", "ce+iou", "ce+dice"),
+    "LOSS": tuple("+".join(some) for n in (1, 2, 3) for some in itertools.combinations(metrics.LOSSES, n)),
     "OPTIMIZER": ("adamw", "adam"),
     "SCHEDULE": ("one_cycle", "step"),
     "START_PART": ("body", "encoder"),
@@ -86,6 +87,7 @@ RANGES = {
     "TRAIN_IMAGES": (0, math.inf),
     "SIZES": (0.01, 1),
     "WARM_UP": (0.001, 0.999),
+    "SEED": (0, 2**63 - 1),
 }
 
 # Which of them may differ when a run is resumed
@@ -117,8 +119,7 @@ def check_constants() -> None:
         raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
     settings.check(globals(), CHOICES, RANGES)
     distributed.check_batch(BATCH_SIZE)
-    if not RUN:
-        raise UserError("RUN names the run's folder in outputs; it can't be empty")
+    checkpoints.check_run(RUN)
     if not ENCODER and (SKIP_FEATURES or ENCODER_WEIGHTS):
         raise UserError("SKIP_FEATURES and ENCODER_WEIGHTS need an ENCODER")
     if (ENCODER and START_FROM) or (FREEZE_ENCODER and not (ENCODER or START_FROM)):

@@ -20,11 +20,20 @@ from common.files import clear_parts, load_file, write_atomically
 from common.results import has_name
 from common.settings import UserError
 
+TAKEN = ("cache", "predictions", "pretrained", "published", "toy", "..")  # folders in outputs that are no runs
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
 
 
 def run_folder(outputs: Path, run: str, network: str) -> Path:
     return outputs / run / network
+
+
+def check_run(run: str) -> None:
+    """Raises UserError for a RUN that can't have a folder of its own in outputs."""
+    if not run or run in TAKEN or Path(run).name != run:
+        raise UserError(
+            f"RUN={run}: the name of a new folder in outputs, in one word; these are taken: {', '.join(TAKEN)}"
+        )
 
 
 def weights_path(folder: Path, epoch: int) -> Path:

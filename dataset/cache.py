@@ -112,15 +112,17 @@ def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
 def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -> Tensor:
     """Pixels (C, H, W), uint8, of a file in Pillow's mode "RGB" or "L".
 
-    where: what else errors say of it; upright: turned as its EXIF data say.
+    where: what else errors say of it; upright: as a viewer shows it, turned as its EXIF data say, on white where it is
+    transparent.
     Raises UserError if it is missing, no picture, or too large to be an image.
     """
     place = f" ({where})" if where else ""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > LARGEST:
-                raise UserError(f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}")
-            image = ImageOps.exif_transpose(image) if upright else image
+                said = f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}"
+                raise UserError(f"{said}: make it smaller")
+            image = shown(image) if upright else image
             if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
             palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
@@ -129,6 +131,15 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
         raise UserError(f"{path} is missing or can't be decoded: {error}{place}") from error
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """The image as a viewer shows it."""
+    image = ImageOps.exif_transpose(image)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def identity_of(folder: Path, pairs: list[Pair], with_times: bool = False) -> str:

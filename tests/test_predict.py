@@ -11,6 +11,7 @@ from PIL import Image
 
 import pretrained
 from common import checkpoints, cutout, published
+from dataset.cache import read_pixels
 from dataset.toy_pets import draw_pet
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
@@ -196,3 +197,17 @@ def test_what_is_clear_lends_a_thumbnail_no_colour():
     edge = small[3] > 25
     assert (small[3][edge] < 255).any()
     assert (small[:3, edge].int() - torch.tensor([200, 100, 50])[:, None]).abs().max() <= 1
+
+
+def test_what_no_pet_is_in_is_said_and_transparent_ground_is_seen_as_white(script, trained, tmp_path):
+    Image.new("RGBA", (60, 40), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "white.png")
+    assert torch.equal(*(read_pixels(tmp_path / f"{name}.png", "RGB", upright=True) for name in ("clear", "white")))
+    sees_nothing = pretrained.load_network(trained)[0]
+    torch.nn.init.zeros_(sees_nothing.uc1.seq[-1].pointwise.weight)
+    sees_nothing.uc1.seq[-1].pointwise.bias.data = torch.tensor([-99.0, 99.0, -99.0])
+    saved = torch.load(trained, weights_only=True) | {"weights": sees_nothing.state_dict()}
+    torch.save(saved, tmp_path / "nothing.pt")
+    said = script("predict.py", str(tmp_path / "clear.png"), f"CHECKPOINT={tmp_path / 'nothing.pt'}", "THREADS=1")
+    assert "1 of 1 images" in said and "no pet was found in clear.png" in said
+    assert "no pet" not in script("predict.py", str(tmp_path / "white.png"), f"CHECKPOINT={trained}", "THREADS=1")

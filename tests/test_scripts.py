@@ -87,6 +87,13 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "stages is 4 or 5" in script("train.py", *QUICK, "STAGES=7", fails=True)
     assert "THREADS=-1" in script("test.py", "DATASET=toy", "THREADS=-1", fails=True)
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
+    for run in ("", "published", "../elsewhere", "a/b", ".."):
+        assert "the name of a new folder" in script("train.py", *QUICK, f"RUN={run}", fails=True)
+    assert "SEED is from 0" in script("train.py", *QUICK, f"SEED={2**63}", fails=True)
+    assert "there are ce, iou, dice, ce+iou, ce+dice" in script("train.py", *QUICK, "LOSS=lovasz", fails=True)
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    assert "give its parent" in script("train.py", f"DATA_ROOT={tmp_path}", fails=True)
     script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,2")
     message = script("train.py", *QUICK, "NETWORKS=segnet_dsc", "EPOCHS=1,3", "LEARNING_RATE=0.1", fails=True)
     assert f"LEARNING_RATE={train.LEARNING_RATE}" in message and "RUN" in message
