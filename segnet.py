@@ -2,7 +2,8 @@
 
 After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): an encoder as in VGG16,
 and a decoder that gets from it only the places of the pooling maxima. The separable variant replaces each
-convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861).
+convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861), but with no
+BatchNorm and ReLU between the two.
 """
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from common.pooling import max_pool, max_unpool
 from common.settings import UserError
 
+# Channels before, between and after the convolutions of each stage, the finest stage first. The decoder runs its stages
+# from the last to the first; its first ends in the three classes.
 ENCODER = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 DECODER = ((64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256), (512, 512, 512, 512))
 

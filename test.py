@@ -159,6 +159,7 @@ def facts_of(about: dict[str, object]) -> dict[str, object]:
         "epochs": about.get("epoch"),
         "image_size": pets.IMAGE_SIZE,
         "loss": constants.get("LOSS"),
+        "train_precision": (about.get("legs") or [{}])[-1].get("precision"),
         "seed": constants.get("SEED"),
     }
 
@@ -178,7 +179,7 @@ def of_all_legs(about: dict[str, object]) -> dict[str, object]:
 
 def of_this_test() -> dict[str, object]:
     return {
-        "precision": machine.precision_name(PRECISION),
+        "precision": machine.precision_name(PRECISION),  # of this test
         "mirror": MIRROR,
         "truth": cache.TRUTH,
         "test_commit": machine.commit(),
@@ -189,14 +190,14 @@ def of_this_test() -> dict[str, object]:
 
 def results_of(found: metrics.Evaluation, split: Split) -> dict[str, object]:
     """All results of a row."""
-    breeds = metrics.by_group(found.matrices, [pair.name.rpartition("_")[0] for pair in split.pairs]).items()
-    return metrics.summary(found) | {
+    row = metrics.summary(found) | {
         "by_pet_size": metrics.by_pet_size(found.matrices),
         "by_species": metrics.by_group(found.matrices, [pair.species for pair in split.pairs]),
-        "by_breed": {breed: {name: round(value, 6) for name, value in of_breed.items()} for breed, of_breed in breeds},
+        "by_breed": metrics.by_group(found.matrices, [pair.name.rpartition("_")[0] for pair in split.pairs]),
         "batch_mean": metrics.batch_mean(found.matrices, found.soft, BATCH_OF_ORIGINAL),
         "confusion": found.matrices.sum(0).tolist(),
     }
+    return results.rounded(row)
 
 
 def baseline(split: Split) -> dict[str, object]:

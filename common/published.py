@@ -40,8 +40,8 @@ def half_of(tensor: Tensor) -> Tensor:
 
 
 def name_of(network: str, size: int) -> str:
-    """What the weights of a network that was trained at `size` px are called; those up to 128 px by its name alone."""
-    return network if size <= 128 else f"{network}_{size}px"
+    """What the weights of a network that was trained at `size` px are called; at 128 px by its name alone."""
+    return network if size == 128 else f"{network}_{size}px"
 
 
 def network_of(name: str) -> str:

@@ -28,6 +28,15 @@ def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
     return found
 
 
+def rounded(found: object) -> object:
+    """Results with six digits behind the point; one of 13 million pixels is in the eighth."""
+    if isinstance(found, float):
+        return round(found, 6)
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    return [rounded(value) for value in found] if isinstance(found, list) else found
+
+
 def has_name(run: str) -> bool:
     """Whether a run stands for itself, and is not one of the many that experiments/ compares."""
     return not run.startswith(("study-", "labels-", "curve-", "pretraining-", "levers-"))

@@ -114,9 +114,15 @@ def check(
 
 
 def constants(module: ModuleType) -> dict[str, object]:
-    """All constants that a module itself assigns, not those that it imports, by name."""
+    """All constants that a module itself assigns, not those that it imports, by name; those that fit on a line."""
     found = {name: vars(module)[name] for name, _ in assignments(module.__file__)}
-    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, tuple))}
+    return {name: value for name, value in found.items() if is_plain(value)}
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(is_plain(entry) and not isinstance(entry, tuple) for entry in value)
+    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and "\n" not in value)
 
 
 def defaults(module: ModuleType) -> dict[str, object]:

@@ -15,20 +15,17 @@ with ImageNet's weights: the labels of 1.3 M other images. The same network from
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import fetch_oxford_iiit_pets as pets
-from common import checkpoints, results, settings
+from common import results, settings
 from common.files import append_line
 from common.results import Row
-from common.settings import UserError
 from dataset import cache
 from dataset.batches import numbers
 from experiments import charts, compare, pretraining, trials
 from experiments.tasks import Task, row_of
-from test import of_all_legs
 
 # What is compared
 COUNTS = (250, 500, 1000, 2000, 3311)  # labelled images
@@ -82,11 +79,9 @@ PAPER = {
 
 
 def main() -> None:
-    if AT_ONCE < 1:
-        raise UserError("AT_ONCE is at least 1")
     counts = (1, available())
     settings.check(globals(), {"VARIANTS": ("all", *SETTINGS)},
-                   {"COUNTS": counts, "FIRST": counts, "LENGTHS": (1, math.inf)})  # fmt: skip
+                   {"COUNTS": counts, "FIRST": counts, "LENGTHS": (1, math.inf), "AT_ONCE": (1, math.inf)})  # fmt: skip
     wanted = [name for name in SETTINGS if name in VARIANTS or "all" in VARIANTS]
     for before in dict.fromkeys(SETTINGS[name].pretraining for name in wanted if SETTINGS[name].pretraining):
         pretraining.file_of(before)
@@ -97,8 +92,8 @@ def main() -> None:
     missing = [(t,) for name in wanted for t in tasks_of(name, steps[name], COUNTS) if not row_of(t, rows)]
     for run in trials.at_once(AT_ONCE, compare.train_and_test, missing):
         print(f"{run} is done", flush=True)
-    for task in (task for name in wanted for task in tasks_of(name, steps[name], (FIRST, *COUNTS))):
-        shutil.rmtree(pets.outputs_folder() / task.run, ignore_errors=True)  # of a length, or a run that was stopped
+    for name in wanted:  # of the length that was chosen, where its row was there before
+        trials.remove(pets.outputs_folder() / task_of(name, FIRST, steps[name], seed=0).run)
     titled = {
         SETTINGS[name].title: {count: [row["mean_iou"] for row in found] for count, found in by_count.items()}
         for name, by_count in measured(pets.published_folder()).items()
@@ -124,7 +119,7 @@ def choose_length(name: str) -> tuple[str, int]:
         print(f"{name}, {FIRST} images, {steps} steps: {line['validation_mean_iou']}", flush=True)
     found = tries(name, folder, data)
     for steps in found.keys() - {best(found)}:
-        shutil.rmtree(pets.outputs_folder() / task_of(name, FIRST, steps, seed=0).run, ignore_errors=True)
+        trials.remove(pets.outputs_folder() / task_of(name, FIRST, steps, seed=0).run)
     return name, best(found)
 
 
@@ -156,12 +151,8 @@ def best(found: dict[int, Row]) -> int:
 def tried(name: str, task: Task) -> dict[str, object]:
     """Trains, and returns the line of that; the run's folder stays."""
     trials.run("train.py", *task.arguments, f"RUN={task.run}")
-    folder = pets.outputs_folder() / task.run
-    (newest,) = (checkpoints.weights_path(path, checkpoints.newest_epoch(path)) for path in folder.iterdir())
-    saved = checkpoints.load_file(newest)
     line = {"variant": name, "arguments": list(task.arguments), "version": results.VERSION, "data": pets.data_name()}
-    line |= trials.last_epoch(folder) | {"seconds": round(saved["train_seconds"])}
-    return line | of_all_legs(saved) | {"precision": saved["legs"][-1]["precision"]}
+    return line | trials.finished(pets.outputs_folder() / task.run)
 
 
 def task_of(name: str, count: int, steps: int, seed: int) -> Task:

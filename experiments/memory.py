@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
 from common import machine, settings
-from common.files import append_line
+from common.files import REPOSITORY, append_line
 from common.settings import UserError
 
 CODE = ""  # folder of another checkout; "": this one
@@ -33,7 +33,7 @@ FACTS = ("DATASET=toy", "NETWORKS=segnet_dsc", "PRECISION=float32")
 
 
 def main() -> None:
-    code = Path(CODE).resolve() if CODE else machine.REPOSITORY
+    code = Path(CODE).resolve() if CODE else REPOSITORY
     if len(IMAGE_SIZES) != len(BATCH_SIZES):
         raise UserError("IMAGE_SIZES and BATCH_SIZES have as many entries as each other")
     for size, batch_size in zip(IMAGE_SIZES, BATCH_SIZES):
@@ -68,7 +68,7 @@ def peak_mib(folder: Path, arguments: list[str]) -> int:
                 time.sleep(0.02)
         errors.seek(0)
         if process.returncode:
-            raise UserError(f"{arguments[0]} failed: {errors.read().strip().splitlines()[-1]}")
+            raise UserError(f"{arguments[0]} failed: {(errors.read().strip().splitlines() or ['it was stopped'])[-1]}")
     return peak
 
 

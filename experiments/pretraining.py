@@ -9,15 +9,15 @@ pretraining has learnt, and what a network has learnt from labels after it, as m
 
 import json
 import math
+import re
 from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
-from common import checkpoints, machine, results, settings
+from common import checkpoints, results, settings
 from common.files import append_line
 from common.settings import UserError
 from experiments import trials
 from experiments.cells import difference, markdown, spread
-from experiments.tasks import changed
 
 NAMES = ("all",)  # what is tried, of TRIED
 SEEDS = (0, 1, 2)  # of the training on labels: its first weights, the order of images; a pretraining has one
@@ -100,9 +100,8 @@ def path_of(name: str) -> Path:
 
 def learn(name: str, arguments: str) -> dict[str, object]:
     """A line on what labels have taught."""
-    found = trials.validated(f"pretraining-in-progress-{name}-{arguments.split()[-1]}", changed(arguments, ""))
-    command = {"threads": 1, "command": f"python train.py {arguments}"}
-    return key_of(name, arguments) | found | machine.about() | command
+    found = trials.validated(f"pretraining-in-progress-{name}-{arguments.split()[-1]}", arguments.split())
+    return found | key_of(name, arguments)
 
 
 def key_of(name: str, arguments: str) -> dict[str, object]:
@@ -181,7 +180,9 @@ def told(line: dict[str, object]) -> str:
     """What a pretraining was, in the table."""
     if not learns(line):
         return "none, the same first weights"
-    return f"{line['train_images']} images, {line['epochs']} epochs, loss {line['validation_loss']:.3f}"
+    passes = re.search(r"PASSES=(\d+)", line["arguments"])
+    epochs = line["epochs"] * (int(passes[1]) if passes else 1)
+    return f"{line['train_images']} images, {epochs} epochs, loss {line['validation_loss']:.3f}"
 
 
 def epochs_of(arguments: dict[str, str]) -> int:

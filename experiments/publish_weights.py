@@ -1,10 +1,10 @@
 """Publishes a tested network's weights: half the size, with the row of results that they belong to.
 
-    python -m experiments.publish_weights CHECKPOINT=outputs/record/segnet_dsc/epoch_18.pt
+    python -m experiments.publish_weights CHECKPOINT=outputs/record100/segnet_dsc/epoch_100.pt
 
 writes outputs/published/weights/segnet_dsc.pt, in place of the one that was there; _256px stands behind the name where
 the network was trained at 256 px. The row has to be there first:
-`python test.py RUN=record PUBLISH=True`.
+`python test.py RUN=record100 PUBLISH=True`.
 """
 
 import json

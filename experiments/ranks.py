@@ -9,14 +9,11 @@ Images per second in turns, each in new processes, and the mean IoU on the test 
 import json
 import shutil
 import statistics
-import subprocess
-import sys
 
 import fetch_oxford_iiit_pets as pets
 from common import machine, settings
-from common.files import REPOSITORY, write_atomically
-from common.settings import UserError
-from experiments.trials import data_constants
+from common.files import write_atomically
+from experiments import trials
 
 NETWORKS = ("segnet", "segnet_dsc")  # whose steps are timed
 IMAGE_SIZES = (64, 128)  # px a side
@@ -57,7 +54,7 @@ def main() -> None:
 
 def timed(ranks: int, *arguments: str) -> dict[str, object]:
     """What rank_steps.py measures."""
-    return json.loads(run(ranks, "-m", "experiments.rank_steps", *arguments).splitlines()[-1])
+    return json.loads(run(ranks, "experiments.rank_steps", *arguments).splitlines()[-1])
 
 
 def trained(ranks: int, seed: int) -> float:
@@ -71,17 +68,9 @@ def trained(ranks: int, seed: int) -> float:
     return row["mean_iou"]
 
 
-def run(ranks: int, *program: str) -> str:
-    """What a program prints, run by so many ranks of one thread, or by one process with all. Raises UserError."""
-    launcher = [sys.executable]
-    if ranks > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [*launcher, *program, *data_constants(), f"THREADS={int(ranks > 1)}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    if result.returncode:
-        own = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-        raise UserError(f"{' '.join(command[1:])}: {own[-1] if own else result.stderr[-300:]}")
-    return result.stdout
+def run(ranks: int, script: str, *arguments: str) -> str:
+    """What a script prints, run by so many ranks of one thread, or by one process with all. Raises UserError."""
+    return trials.run(script, *arguments, f"THREADS={int(ranks > 1)}", ranks=ranks)
 
 
 if __name__ == "__main__":

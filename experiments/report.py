@@ -53,6 +53,8 @@ def main() -> None:
     outputs = pets.outputs_folder()
     folder = pets.published_folder() if PUBLISHED else outputs
     wanted = {run.strip() for run in RUNS.split(",") if run.strip()}
+    if unknown := wanted - {row["run"] for row in results.rows(folder)}:
+        raise UserError(f"RUNS={RUNS}: {folder / 'results.jsonl'} has no {', '.join(sorted(unknown))}")
     newest = {(row["run"], row["network"]): row for row in results.rows(folder)}  # the last of each
     rows = [row for row in newest.values() if row["run"] in wanted or (not wanted and results.has_name(row["run"]))]
     if not rows:

@@ -9,11 +9,11 @@ split is never read.
 """
 
 import json
+import math
 
 import fetch_oxford_iiit_pets as pets
-from common import machine, results, settings
+from common import results, settings
 from common.files import append_line
-from common.settings import UserError
 from experiments import trials
 from experiments.tasks import changed
 
@@ -106,8 +106,7 @@ LEVERS = {
 
 
 def main() -> None:
-    if AT_ONCE < 1:
-        raise UserError("AT_ONCE is at least 1")
+    settings.check(globals(), {"STUDIES": tuple(LEVERS)}, {"AT_ONCE": (1, math.inf)})
     path = pets.published_folder() / "study.jsonl"
     lines = results.lines_of(path.name, path.parent)
     lines = [line for line in lines if (line.get("version"), line.get("data")) == (results.VERSION, pets.data_name())]
@@ -125,8 +124,7 @@ def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:
     script = SCRIPTS.get(study, "train.py")
     found = trials.validated(f"study-in-progress-{study} {seed} {setting}", arguments, script)
     line = {"study": study, "setting": setting, "version": results.VERSION, "base": BASES[study], "seed": seed, **found}
-    line |= {"precision": machine.precision_name("auto"), "data": pets.data_name()}
-    return line | {"commit": machine.commit(), "machine": machine.name(), "script": script}
+    return line | {"data": pets.data_name(), "script": script}
 
 
 if __name__ == "__main__":

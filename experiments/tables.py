@@ -68,11 +68,12 @@ def updated(text: str) -> str:
 
 
 def recipes() -> list[list[Row]]:
-    """The rows that have a name of their own; those of a network that differ in their seed alone are together."""
+    """The rows that have a name of their own, best first; those of a network that differ in their seed are together."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in filter(lambda row: has_name(row["run"]), rows()):
         found.setdefault((row["network"], row["run"].removesuffix(f"-{row['seed']}")), []).append(row)
-    return [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
+    ordered = [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
+    return sorted(ordered, key=lambda seeds: -mean(seeds, "mean_iou"))
 
 
 def recipe(run: str, network: str) -> list[Row]:

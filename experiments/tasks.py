@@ -108,7 +108,7 @@ def row_of(task: Task, rows: list[Row]) -> Row | None:
             continue
         had = defaults | row["constants"]
         if had["PRECISION"] == "auto" != wanted["PRECISION"]:
-            had["PRECISION"] = row["precision"]  # what that machine took
+            had["PRECISION"] = row.get("train_precision") or row["precision"]  # what that machine took
         if (
             had.keys() <= wanted.keys() | IGNORED  # and not by levers.py
             and row["epochs"] == wanted["EPOCHS"][1] - 1

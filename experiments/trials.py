@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,6 +14,7 @@ import fetch_oxford_iiit_pets as pets
 from common import checkpoints
 from common.files import REPOSITORY
 from common.settings import UserError
+from test import of_all_legs
 
 
 def data_constants() -> list[str]:
@@ -22,35 +22,49 @@ def data_constants() -> list[str]:
     return [f"{name}={getattr(pets, name)}" for name in ("DATASET", "DATA_ROOT", "OUTPUTS")]
 
 
-def run(script: str, *arguments: str) -> str:
+def run(script: str, *arguments: str, ranks: int = 1) -> str:
     """Runs a script on the same data, to its end; returns what it printed. Raises UserError with its last line.
 
-    script: "train.py", or a module such as "experiments.levers".
+    script: "train.py", or a module such as "experiments.levers"; ranks: processes that run it together.
     """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     program = [str(REPOSITORY / script)] if script.endswith(".py") else ["-m", script]
-    command = [sys.executable, *program, *data_constants(), *arguments]
+    command = [sys.executable, *launcher, *program, *data_constants(), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["it was stopped"])[-1]
-        raise UserError(f"python {script} {' '.join(arguments)}: {last}")
+        lines = result.stderr.strip().splitlines() or ["it was stopped"]
+        own = [line for line in lines if line.startswith("error: ")]  # before what the launcher says of it
+        raise UserError(f"python {script} {' '.join(arguments)}: {(own or lines)[-1]}")
     return result.stdout
 
 
-def validated(name: str, arguments: list[str], script: str = "train.py") -> dict[str, float]:
-    """Trains once, in a folder of that name that is removed; returns the last epoch's loss and validation results.
+def validated(name: str, arguments: list[str], script: str = "train.py") -> dict[str, object]:
+    """Trains once, in a folder of that name that is removed; returns what `finished` says of it.
 
     Raises UserError if another process is training there.
     """
     folder = pets.outputs_folder() / re.sub(r"[^\w.+-]", "_", name)
-    for old in list(folder.glob("*/")):  # of an experiment that was stopped
-        with checkpoints.lock(old):  # or is running
-            shutil.rmtree(old)
-    start = time.perf_counter()
+    remove(folder)
     run(script, *arguments, f"RUN={folder.name}")
-    seconds = time.perf_counter() - start
-    found = last_epoch(folder)
-    shutil.rmtree(folder)
-    return found | {"seconds": round(seconds, 1)}
+    found = finished(folder)
+    remove(folder)
+    return found
+
+
+def remove(folder: Path) -> None:
+    """Deletes a run, which an experiment may have left that was stopped. Raises UserError if it is running."""
+    for of_network in list(folder.glob("*/")):
+        with checkpoints.lock(of_network):
+            shutil.rmtree(of_network)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def finished(folder: Path) -> dict[str, object]:
+    """What is known of a run of one network: the last epoch's results, and what its checkpoint says of its training."""
+    (of_network,) = folder.glob("*/")
+    saved = checkpoints.load_file(checkpoints.weights_path(of_network, checkpoints.newest_epoch(of_network)))
+    precision = {"precision": saved["legs"][-1]["precision"]}
+    return last_epoch(folder) | {"seconds": round(saved["train_seconds"])} | of_all_legs(saved) | precision
 
 
 def last_epoch(folder: Path) -> dict[str, float]:

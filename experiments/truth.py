@@ -35,11 +35,15 @@ SHARE_SIZES = (128, 96, 64, 48)  # px a side, at which classes are counted
 
 def main() -> None:
     machine.set_up(THREADS)
+    train.PRECISION = "float32"  # as the rows beside it
     folder = pets.published_folder()
-    constants = {name: value for name, value in constants_of(STUDY.split()).items() if name != "SEED"}
-    recipe = {"version": results.VERSION, "constants": constants}
+    recipe = {"version": results.VERSION, "constants": recipe_of(constants_of(STUDY.split()))}
     lines = results.lines_of("truth.jsonl", folder)
-    done = {line["seed"] for line in lines if recipe.items() <= line.items()}
+    done = {
+        line["seed"]
+        for line in lines
+        if (line["version"], recipe_of(constants_of(()) | line["constants"])) == tuple(recipe.values())
+    }
     aligned, test_set = pets.load("trainval", SIZE), pets.load("test", SIZE)
     shifted = aligned._replace(trimaps=torch.stack([nearest(pets.trimap_at_own_size(p), SIZE) for p in aligned.pairs]))
     train_set, _ = divide(shifted, 0.0, TRAIN_SHARE)
@@ -52,6 +56,11 @@ def main() -> None:
     counted = {"class_shares": class_shares(aligned), "images": len(aligned.pairs), "data": pets.data_name()}
     counted = json.dumps(counted | machine.about(), indent=1)
     write_atomically(folder / "class_shares.json", lambda part: part.write_text(counted + "\n"))
+
+
+def recipe_of(constants: dict[str, object]) -> dict[str, object]:
+    """Without those that all lines differ in, or have from here."""
+    return {name: value for name, value in constants.items() if name not in ("SEED", "PRECISION")}
 
 
 def nearest(trimap: Tensor, size: int) -> Tensor:

@@ -38,13 +38,13 @@ def test_trained_tested_published_and_scored_again(script, tmp_path, weights_fol
     with pytest.raises(UserError, match="has no published row"):
         publish_weights.publish(checkpoint.with_name("epoch_01.pt"), rows)
     path = publish_weights.publish(checkpoint, rows)
-    assert path == weights_folder / "segnet_dsc.pt"
+    assert path == weights_folder / "segnet_dsc_32px.pt"
     assert path.stat().st_size < 0.56 * checkpoint.stat().st_size
     network, about = pretrained.load_network(path)
     assert about["row"] == rows[1] and about["legs"]
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
 
-    said = script("test.py", *QUICK[:2], "WEIGHTS=segnet_dsc", "EXAMPLES=0")
+    said = script("test.py", *QUICK[:2], "WEIGHTS=segnet_dsc_32px", "EXAMPLES=0")
     again = json.loads((tmp_path / "toy/results.jsonl").read_text().splitlines()[-1])
     assert f"as published: mean IoU {rows[1]['mean_iou']:.4f}" in said
     assert (again["run"], again["network"]) == ("published", "segnet_dsc")
@@ -114,7 +114,7 @@ def test_what_is_wrong_is_told_in_a_line(script, weights_folder):
 
 def test_a_file_too_large_is_refused_and_the_old_one_stays(tmp_path, weights_folder, monkeypatch):
     write_published(weights_folder, "segnet_dsc", 0.7)
-    path = weights_folder / "segnet_dsc.pt"
+    path = (weights_folder / "segnet_dsc.pt").rename(weights_folder / "segnet_dsc_32px.pt")
     before = path.read_bytes()
     row = {"network": "segnet_dsc", "epochs": 1, "version": 2, "constants": {"IMAGE_SIZE": 32}, "mirror": False}
     torch.save(load_file(path) | {"epoch": 1, "version": 2}, tmp_path / "new.pt")
@@ -122,14 +122,14 @@ def test_a_file_too_large_is_refused_and_the_old_one_stays(tmp_path, weights_fol
     with pytest.raises(UserError, match=r"makes 3\.\d MB; published weights are 1 at most"):
         publish_weights.publish(tmp_path / "new.pt", [row])
     assert path.read_bytes() == before
-    assert [file.name for file in weights_folder.iterdir()] == ["segnet_dsc.pt"]
+    assert [file.name for file in weights_folder.iterdir()] == ["segnet_dsc_32px.pt"]
     monkeypatch.setattr(publish_weights, "LARGEST", 35)
     publish_weights.publish(tmp_path / "new.pt", [row])
     assert load_file(path)["row"] == row
 
 
-def test_weights_for_larger_images_are_named_for_them():
-    assert [published.name_of("segnet", size) for size in (64, 128, 256)] == ["segnet", "segnet", "segnet_256px"]
+def test_weights_for_other_sizes_are_named_for_them():
+    assert [published.name_of("segnet", size) for size in (64, 128, 256)] == ["segnet_64px", "segnet", "segnet_256px"]
     for network in ("segnet_dsc", "segnet_dsc_vit_tiny_patch16_224"):
         assert all(published.network_of(published.name_of(network, size)) == network for size in (128, 256))
 

@@ -153,12 +153,14 @@ def test_seeds_of_a_recipe_share_a_line(monkeypatch):
 
 def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     entry = {"machine": "M", "threads": 2, "data_images_per_second": {"original": 100.0}, "precision": "float32",
-             "train_step_ms": {key: {"original": 90.0, "ours": 9.0} for key in ("segnet", "segnet_dsc")}}  # fmt: skip
+             "train_step_ms": {key: {"original": 90.0, "ours": 9.0} for key in ("segnet", "segnet_dsc")},
+             "decode_seconds": {"64": 0.5, "96": 1.5, "128": 3.0}}  # fmt: skip
     scores = dict.fromkeys(speed.SCORES, 0.5)
-    row = {"machine": "M", "threads": 2, "train_images": 100, "epochs": 5, "train_seconds": 10.0, **scores}
+    row = {"machine": "M", "threads": 2, "train_images": 100, "epochs": 5, "train_seconds": 5.0, "seed": 0,
+           "image_size": 128, "constants": {"SIZES": [0.5, 0.5, 0.75, 1.0]}, **scores}  # fmt: skip
     found = {"original": [row | {"mean_iou": 0.4}, row | {"mean_iou": 0.6}],
              "stopwatch": [row, row | {"mean_iou": 0.49}, row | {"mean_iou": 0.7}],
-             "defaults": [row | {"threads": 1}]}  # fmt: skip
+             "defaults": [row | {"threads": 1}], "sprint": [row | {"seed": 1}]}  # fmt: skip
     monkeypatch.setattr(speed, "entries", lambda: [entry, entry | {"machine": "other"}])
     monkeypatch.setattr(speed, "seeds_of", lambda run, network: found.get(run, []) if network == "segnet" else [])
     (line,) = speed.stopwatch()[2:]
@@ -172,3 +174,9 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     assert "as good" not in speed.gains()[0]  # one seed of three isn't
     found["stopwatch"][1]["mean_iou"] = 0.5
     assert "(9 ms per image and training step; as good after 10 s, 5.0 times as soon), separable" in speed.gains()[0]
+    found["sprint"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
+    assert "as good after 8 s, 5.9 times as soon" in speed.gains()[0]
+    found["sprint"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
+    assert "as good after 10 s, 5.0 times as soon" in speed.gains()[0]
+    del entry["decode_seconds"]
+    assert speed.stopwatch() == ["Not measured yet."]

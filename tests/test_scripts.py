@@ -19,6 +19,7 @@ from common import machine, settings
 from common.settings import UserError
 from dataset.batches import divide
 from dataset.cache import Split
+from experiments import report, tables
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1")
 
@@ -134,6 +135,12 @@ def test_help_shows_the_docstring_and_every_constant_with_its_comment(script, pr
     if program == "train.py":
         assert re.search(r"^  How$(\n    .*)*\n    BATCH_SIZE=8 +images per step$", printed, re.MULTILINE)
         assert "JITTER=0.3" in printed and "DATA_ROOT=." in printed
+
+
+def test_what_does_not_fit_on_a_line_is_no_option():
+    assert {"SUMMARY", "CARD"} <= vars(tables).keys() and "STYLE" in vars(report)
+    assert settings.constants(tables).keys() == {"DOCUMENTS", "ON_DATA"}
+    assert settings.constants(report).keys() == {"PUBLISHED", "RUNS", "FILE"}
 
 
 def test_help_may_be_cut_short():
