@@ -5,7 +5,7 @@
     logits = network(images)
 
 images: (B, 3, H, W), float, RGB in [0, 1], not normalised further; 128x128 px is what the networks are trained at, or
-256x256 where the name says so.
+256x256 where the name says so. A size that a network can't take raises ValueError.
 logits: (B, 3, H, W); `logits.argmax(1)` is 0 for pet, 1 for background, 2 for the border between them.
 """
 

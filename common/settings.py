@@ -19,8 +19,11 @@ from pathlib import Path
 from types import ModuleType
 
 
-class UserError(Exception):
-    """A mistake that its user can mend; the message says what, where and what to do, in a line or two."""
+class UserError(ValueError):
+    """A mistake that its user can mend; the message says what, where and what to do, in a line or two.
+
+    A ValueError, so that programs that load the networks by torch.hub can catch it by a name of theirs.
+    """
 
 
 def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = False) -> None:

@@ -41,6 +41,12 @@ with torch.inference_mode():
     compiled = torch.compile(network, backend="eager")
     assert torch.allclose(compiled(images), logits, atol=1e-5)
     assert other(images).shape == logits.shape
+    try:
+        other(images[..., :8])
+    except ValueError as error:
+        assert "at least 16x16 px" in str(error)
+    else:
+        raise AssertionError("a map too small to be pooled was taken")
 network.train()(images).sum().backward()
 assert load("segnet_dsc").__class__ is network.__class__
 torch.save(logits, "logits.pt")
