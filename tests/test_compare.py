@@ -7,6 +7,7 @@ import pytest
 import fetch_oxford_iiit_pets as pets
 import train
 from common import checkpoints, results, settings
+from common.settings import UserError
 from experiments import compare, findings, study, tasks, trials
 
 QUICK = "NETWORKS=segnet_dsc IMAGE_SIZE=32 SIZES=1 BATCH_SIZE=16 EPOCHS=1,2 THREADS=1"
@@ -50,12 +51,12 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
     for name, value in (("STUDIES", ("short",)), ("BASES", bases), ("LEVERS", {"short": levers}), ("SEEDS", (0,))):
         monkeypatch.setattr(study, name, value)
     for _ in range(2):
-        with pytest.raises(compare.UserError, match="there are ce, iou"):  # and the others are not lost for it
+        with pytest.raises(UserError, match="there are ce, iou"):  # and the others are not lost for it
             study.main()
     lines = results.lines_of("study.jsonl", toy / "published")
     assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
-    with checkpoints.lock(toy / "study-one" / "segnet_dsc"), pytest.raises(compare.UserError, match="another run"):
+    with checkpoints.lock(toy / "study-one" / "segnet_dsc"), pytest.raises(UserError, match="another run"):
         trials.validated("study-one", QUICK.split())  # and what is there stays
     assert (toy / "study-one" / "segnet_dsc").exists()
 
@@ -65,7 +66,7 @@ def test_a_failing_run_says_which_and_why(toy, monkeypatch):
     monkeypatch.setattr(compare, "GROUPS", ("study",))
     monkeypatch.setattr(tasks, "VARIANTS", {"x": "STAGES=7"})
     monkeypatch.setattr(tasks, "SEEDS", (0,))
-    with pytest.raises(compare.UserError, match=r"train.py .*STAGES=7.*stages is 4 or 5"):
+    with pytest.raises(UserError, match=r"train.py .*STAGES=7.*stages is 4 or 5"):
         compare.main()
 
 
