@@ -41,6 +41,7 @@ MIRROR = True  # False: half the time, and a little less exact
 INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the network was trained
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well, for small pets in large images
 
+HEIC = (".heic", ".heif")  # what phones write; seen in folders, so that their owner is told
 THUMBNAIL = 160  # px, the longer side on a contact sheet
 EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
 RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code
@@ -116,11 +117,11 @@ def load(path: Path) -> tuple[nn.Module, int]:
 
 def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
-    paths = []
+    paths: list[Path] = []
     for path in map(Path, arguments):
         inside = [path]
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (*SUFFIXES, *HEIC) and p.is_file())
         if not inside:
             raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)}); folders in it are not searched")
         paths += inside
@@ -131,13 +132,16 @@ def images_in(arguments: list[str]) -> list[Path]:
 
 def free_name(stem: str, taken: set[str]) -> str:
     """The stem, with a number if another image of this call has it already."""
-    name = next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 10**6))) if n not in taken)
-    taken.add(name)
+    names = (stem, *(f"{stem}_{i}" for i in range(2, 10**6)))
+    name = next(name for name in names if name.casefold() not in taken)  # some file systems know no capitals
+    taken.add(name.casefold())
     return name
 
 
 def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
     """Pixels (3, h, w), uint8, of an image, and their probabilities (3, h, w). Raises UserError if it can't be read."""
+    if image.suffix.lower() in HEIC:
+        raise UserError(f"{image} is HEIC, which can't be read here; have the phone or another program give JPEG")
     pixels = read_pixels(image, "RGB", upright=True)
     return pixels, cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR, TILES)
 

@@ -38,6 +38,7 @@ def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = Fal
         return
     try:
         paths = [a for a in sys.argv[1:] if takes_paths and not a.startswith("-") and not is_setting(a)]
+        check_paths(paths, *modules)
         set_constants([a for a in sys.argv[1:] if a not in paths], *modules)
         main(*([paths] if takes_paths else []))
     except UserError as error:
@@ -57,6 +58,14 @@ def show(text: str) -> None:
 def is_setting(argument: str) -> bool:
     name, equals, _ = argument.partition("=")
     return bool(equals) and name.isupper() and name.isidentifier()
+
+
+def check_paths(paths: list[str], *modules: ModuleType) -> None:
+    """Raises UserError for one that is no file, but would be a constant if it were in capitals."""
+    for path in paths:
+        name, equals, value = path.partition("=")
+        if equals and any(name.upper() in constants(module) for module in modules) and not Path(path).exists():
+            raise UserError(f"{path}: constants are written in capitals, {name.upper()}={value}")
 
 
 def set_constants(settings: list[str], *modules: ModuleType) -> None:

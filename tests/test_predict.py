@@ -32,8 +32,9 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees clockwise to see it upright
     upright.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.webp", lossless=True, exif=exif)
-    upright.convert("RGBA").save(folder / "upright.tiff")
+    upright.convert("RGBA").save(folder / "Upright.tiff")
     (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than a beginning")
+    (folder / "phone.HEIC").write_bytes(b"....ftypheic")
     (folder / "notes.txt").write_text("not a picture, not looked at")
     Image.new("RGB", (1, 200)).save(folder / "thin.png")
     (folder / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(to Ghostscript) show\n")
@@ -44,10 +45,10 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
     assert "Traceback" not in result.stderr
     skipped = result.stderr.partition("skipped:")[2].splitlines()[1:]
     assert [line.split()[0] for line in skipped] == [
-        str(folder / name) for name in ("cut.jpg", "icon.bmp", "script.png")
+        str(folder / name) for name in ("cut.jpg", "icon.bmp", "phone.HEIC", "script.png")
     ]
     made = {path.name for path in out.iterdir()}
-    names = ("turned", "upright", "upright_2", "thin")
+    names = ("turned", "Upright", "upright_2", "thin")  # one file each where capitals make no difference
     kinds = ("overlay.jpg", "trimap.png", "cutout.png")
     assert made == {f"{name}_{kind}" for name in names for kind in kinds} | {"contact_sheet.png"}
     trimaps = [np.array(Image.open(out / f"{name}_trimap.png")) for name in names[:3]]
@@ -55,7 +56,7 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
     assert set(np.unique(trimaps[0])) <= {1, 2, 3}
     assert len(np.unique(trimaps[0])) > 1  # it learnt something to tell apart
     assert all(np.array_equal(trimaps[0], other) for other in trimaps[1:])
-    cutout = np.array(Image.open(out / "upright_cutout.png"))
+    cutout = np.array(Image.open(out / "upright_2_cutout.png"))
     opaque = cutout[..., 3:] > 0
     assert np.array_equal(cutout[..., :3], np.array(upright) * opaque)  # what is clear is not in the file
     assert cutout[..., 3][trimaps[1] == 1].mean() > cutout[..., 3][trimaps[1] == 2].mean()
@@ -211,3 +212,9 @@ def test_what_no_pet_is_in_is_said_and_transparent_ground_is_seen_as_white(scrip
     said = script("predict.py", str(tmp_path / "clear.png"), f"CHECKPOINT={tmp_path / 'nothing.pt'}", "THREADS=1")
     assert "1 of 1 images" in said and "no pet was found in clear.png" in said
     assert "no pet" not in script("predict.py", str(tmp_path / "white.png"), f"CHECKPOINT={trained}", "THREADS=1")
+
+
+def test_a_constant_in_small_letters_is_not_taken_for_a_file(script, tmp_path):
+    message = script("predict.py", str(PHOTOGRAPHS), "weights=segnet_dsc", fails=True)
+    assert message.strip().endswith("weights=segnet_dsc: constants are written in capitals, WEIGHTS=segnet_dsc")
+    assert "INPUT=130" in script("predict.py", str(PHOTOGRAPHS), "WEIGHTS=segnet_dsc_lite2", "INPUT=130", fails=True)
