@@ -133,6 +133,7 @@ def look(
         return None, None, None, str(error).replace(photograph, Path(photograph).name)
     target = Path(tempfile.mkdtemp(dir=folder), Path(photograph).stem)  # new each time, so no browser shows an old one
     overlay, cut = target.with_name(f"{target.name}_overlay.jpg"), target.with_name(f"{target.name}_cutout.png")
+    opaque = cutout.cut_out(pixels, probabilities, soft)
     cutout.save(cutout.overlay(pixels, cutout.labels_of(probabilities)), overlay)
-    cutout.save(cutout.cut_out(pixels, probabilities, soft), cut)
-    return str(overlay), str(cut), str(cut), ""
+    cutout.save(opaque, cut)
+    return str(overlay), str(cut), str(cut), "" if opaque[3].any() else "No pet was found."

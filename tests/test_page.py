@@ -116,6 +116,19 @@ def test_page_gives_what_predict_gives_and_the_slider_runs_no_network(served, sc
     assert hosts <= LOCAL
 
 
+def test_a_photograph_without_a_pet_gets_a_sentence(tmp_path):
+    probabilities = torch.zeros(3, 4, 6)
+    probabilities[1] = 1.0
+
+    def look() -> str:
+        found = torch.zeros(3, 4, 6, dtype=torch.uint8), probabilities
+        return page.look(lambda image, name: found, tmp_path, str(CAT), "any", 0.5)[-1]
+
+    assert look() == "No pet was found."
+    probabilities[:2, 1, 1] = torch.tensor([0.9, 0.1])
+    assert look() == ""
+
+
 def test_what_is_no_photograph_gets_a_sentence_and_the_page_lives_on(served, bad_files, tmp_path):
     from gradio_client import handle_file
 
