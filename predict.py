@@ -25,7 +25,7 @@ import pretrained
 from common import checkpoints, cutout, machine, onnx_export, page, pictures, published, settings
 from common.files import REPOSITORY
 from common.settings import UserError
-from common.trimap import CLASSES
+from common.trimap import CLASSES, PET
 from dataset.cache import read_pixels
 from dataset.photographs import SUFFIXES
 
@@ -41,7 +41,7 @@ MIRROR = True  # False: half the time, and a little less exact
 INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the network was trained
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well, for small pets in large images
 
-HEIC = (".heic", ".heif")  # what phones write; seen in folders, so that their owner is told
+HEIC = (".heic", ".heif")  # what phones write
 THUMBNAIL = 160  # px, the longer side on a contact sheet
 EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
 RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code
@@ -67,9 +67,9 @@ def main(arguments: list[str]) -> None:
     for image in tqdm(paths, unit="image", disable=len(paths) < 2):
         name = free_name(image.stem, taken)
         try:
-            cut = predict(network, size, image, folder / name)
-            cutouts.append(cut)
-            without += [] if cut[3].any() else [image.name]
+            small, has_pet = predict(network, size, image, folder / name)
+            cutouts.append(small)
+            without += [] if has_pet else [image.name]
         except UserError as error:
             failed.append(str(error))
     if SHEET and cutouts:
@@ -119,9 +119,13 @@ def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
     paths: list[Path] = []
     for path in map(Path, arguments):
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (*SUFFIXES, *HEIC) and p.is_file())
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
+        if left := [file.name for file in files if file.suffix.lower() in HEIC]:
+            print(f"left out of {path}, since HEIC can't be read here: {', '.join(left)}")
         if not inside:
             raise UserError(f"{path} has no pictures ({', '.join(SUFFIXES)}); folders in it are not searched")
         paths += inside
@@ -146,10 +150,10 @@ def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
     return pixels, cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR, TILES)
 
 
-def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
+def predict(network: nn.Module, size: int, image: Path, target: Path) -> tuple[Tensor, bool]:
     """Writes target_overlay.jpg, target_trimap.png and target_cutout.png. Raises UserError if it can't be read.
 
-    Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet.
+    Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet, and whether any pixel is called pet.
     """
     pixels, probabilities = find(network, size, image)
     labels = cutout.labels_of(probabilities)
@@ -157,7 +161,7 @@ def predict(network: nn.Module, size: int, image: Path, target: Path) -> Tensor:
     cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
     cutout.save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"))
     cutout.save(cut, target.with_name(f"{target.name}_cutout.png"))
-    return cutout.thumbnail(cut, THUMBNAIL)
+    return cutout.thumbnail(cut, THUMBNAIL), bool((labels == PET).any())
 
 
 def export(network: nn.Module, size: int, path: Path, images: list[str]) -> None:

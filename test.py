@@ -159,7 +159,7 @@ def facts_of(about: dict[str, object]) -> dict[str, object]:
         "epochs": about.get("epoch"),
         "image_size": pets.IMAGE_SIZE,
         "loss": constants.get("LOSS"),
-        "train_precision": (about.get("legs") or [{}])[-1].get("precision"),
+        "train_precision": of_all_legs(about)["precision"],
         "seed": constants.get("SEED"),
     }
 
@@ -172,7 +172,7 @@ def own_trimap_of(split: Split) -> Callable[[int], Tensor]:
 def of_all_legs(about: dict[str, object]) -> dict[str, object]:
     """Machine, commit, command and so on of a checkpoint's training; where its legs differ, those of each."""
     legs = about.get("legs") or [about]  # version 1 kept one
-    keys = ("machine", "ranks", "threads", "torch", "commit", "command")
+    keys = ("machine", "ranks", "threads", "torch", "precision", "commit", "command")
     by_leg = {key: list(dict.fromkeys(leg.get(key) for leg in legs)) for key in keys}
     return {key: found[0] if len(found) == 1 else ", then ".join(map(str, found)) for key, found in by_leg.items()}
 

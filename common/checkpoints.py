@@ -31,9 +31,7 @@ def run_folder(outputs: Path, run: str, network: str) -> Path:
 def check_run(run: str) -> None:
     """Raises UserError for a RUN that can't have a folder of its own in outputs."""
     if not run or run in TAKEN or Path(run).name != run:
-        raise UserError(
-            f"RUN={run}: the name of a new folder in outputs, in one word; these are taken: {', '.join(TAKEN)}"
-        )
+        raise UserError(f"RUN={run}: it names a folder in outputs, without slashes, and none of {', '.join(TAKEN)}")
 
 
 def weights_path(folder: Path, epoch: int) -> Path:

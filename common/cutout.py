@@ -12,7 +12,7 @@ from common.inference import logits_of
 from common.trimap import BACKGROUND, BORDER, COLOURS
 
 TINT = 0.5  # of the class's colour in an overlay
-SOFT = 0.8  # width of a cut-out's soft edge, as a share of all probabilities; near 0 it is cut with scissors
+SOFT = 0.8  # width of a cut-out's soft edge, as a share of pet and background; near 0 it is cut with scissors
 JPEG_QUALITY = 90  # of 100
 PNG_EFFORT = 1  # of 9: larger files, ten times sooner
 
@@ -74,8 +74,8 @@ def cut_out(pixels: Tensor, probabilities: Tensor, soft: float = SOFT) -> Tensor
     """The image (3, H, W), uint8, with a fourth channel: how opaque it is, 255 in the pet and 0 outside.
 
     It is cut where pet is as probable as background, through the middle of the border. soft: from 0 to 1; at 0.8 the
-    ground is clear where pet has less than a tenth of the two, and the pet whole above nine tenths. What is clear is
-    black, so that the picture doesn't carry the room that it was taken in.
+    ground is clear where pet has less than a tenth of the two, and the pet whole above nine tenths. What is wholly
+    clear is black, so that the picture carries no more of the room than its soft edge.
     """
     pet, background, _ = probabilities
     least = 1e-6  # of each, where both are improbable

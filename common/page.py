@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common import cutout, machine, settings
 from common.settings import UserError
+from common.trimap import PET
 
 if TYPE_CHECKING:
     import gradio
@@ -133,7 +134,7 @@ def look(
         return None, None, None, str(error).replace(photograph, Path(photograph).name)
     target = Path(tempfile.mkdtemp(dir=folder), Path(photograph).stem)  # new each time, so no browser shows an old one
     overlay, cut = target.with_name(f"{target.name}_overlay.jpg"), target.with_name(f"{target.name}_cutout.png")
-    opaque = cutout.cut_out(pixels, probabilities, soft)
-    cutout.save(cutout.overlay(pixels, cutout.labels_of(probabilities)), overlay)
-    cutout.save(opaque, cut)
-    return str(overlay), str(cut), str(cut), "" if opaque[3].any() else "No pet was found."
+    labels = cutout.labels_of(probabilities)
+    cutout.save(cutout.overlay(pixels, labels), overlay)
+    cutout.save(cutout.cut_out(pixels, probabilities, soft), cut)
+    return str(overlay), str(cut), str(cut), "" if (labels == PET).any() else "No pet was found."

@@ -29,7 +29,7 @@ def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
 
 
 def rounded(found: object) -> object:
-    """Results with six digits behind the point; one of 13 million pixels is in the eighth."""
+    """Results with six digits behind the point; seeds differ in the third."""
     if isinstance(found, float):
         return round(found, 6)
     if isinstance(found, dict):

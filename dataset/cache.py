@@ -136,7 +136,7 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
 def shown(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it."""
     image = ImageOps.exif_transpose(image)
-    if not image.has_transparency_data:
+    if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
         return image
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

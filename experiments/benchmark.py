@@ -1,6 +1,7 @@
 """Measures the original's way of training SegNet against this project's, on the machine at hand.
 
     python -m experiments.benchmark                          a few minutes, with the machine to itself
+    python -m experiments.benchmark PARTS=data               a part again; see PARTS
     python -m experiments.benchmark DATASET=toy REPEATS=1    on the toy data, to see how it works
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python -m experiments.benchmark      as on a machine with AVX2
 
@@ -39,8 +40,7 @@ REPEATS = 5  # turns of each way, after one that is not counted
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
-PARTS = ("steps", "tried", "twin", "data", "start")  # each is written when it is done; others stay as they were
-SHARES = (0.5, 0.75, 1.0)  # of IMAGE_SIZE: sizes at which images are decoded
+PARTS = ("steps", "tried", "twin", "data", "start")  # each is written when done; tables want all but "tried"
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def twin() -> dict[str, object]:
 def data() -> dict[str, object]:
     """Images per second that come out of either way's data path; seconds in which ours decodes them, once for all."""
     turns, _ = take_turns(job("data", "segnet"), WAYS[:2], REPEATS)
-    sizes = [round(share * pets.IMAGE_SIZE) for share in SHARES]
+    sizes = sorted({round(share * pets.IMAGE_SIZE) for share in train.SIZES})
     return {
         "data_images_per_second": {way: IMAGES / statistics.median(s) for way, s in turns.items()},
         "decode_seconds": {str(size): statistics.median(decode(size) for _ in range(REPEATS)) for size in sizes},
@@ -185,7 +185,8 @@ def write(part: str, found: dict[str, object]) -> list[dict]:
 def constants() -> dict[str, object]:
     """What all parts of an entry have in common."""
     return {"version": results.VERSION, "data": pets.data_name(), "precision": machine.precision_name("auto"),
-            "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS}  # fmt: skip
+            "batch_size": BATCH_SIZE, "image_size": pets.IMAGE_SIZE, "repeats": REPEATS,
+            "threads": torch.get_num_threads()}  # fmt: skip
 
 
 def is_alike(entry: dict) -> bool:

@@ -1,4 +1,4 @@
-"""What pretraining is worth in labelled images: networks that learn from 250 to 3311 of them, for as long as pays.
+"""What pretraining is worth in labelled images: networks that learn from 250 to 3311 of them, as long as it pays.
 
     python -m experiments.curve                              what outputs/published lacks; days on 2 cores
     python -m experiments.curve COUNTS=250 VARIANTS=vit-untrained,vit-masked

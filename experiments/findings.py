@@ -172,8 +172,8 @@ def answers() -> list[str]:
         f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs. It has "
         f"{full.ratio('parameters'):.0f} times the parameters and {full.ratio('multiply_adds'):.0f} times the "
         "multiply-adds.",
-        f"5. **Which loss finds small pets, and which the border?** {losses()}. Of the border `LOSS=ce+dice`, with "
-        f"Dice in place of the soft IoU, changes the IoU by {border}, mean IoU by {all_classes} "
+        f"5. **Which loss finds small pets, and which the border?** {losses()}. `LOSS=ce+dice`, with Dice in place "
+        f"of the soft IoU, changes the border's IoU by {border}, mean IoU by {all_classes} "
         "(64 px, 24 epochs, on the validation tenth).",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.mean() > 0 else 'No'}, after five "
         f"epochs: it changes mean IoU by {fifth.gain()}.",
@@ -181,7 +181,7 @@ def answers() -> list[str]:
 
 
 def less_memory() -> str:
-    """By how much less SegNet's process takes at its peak than its U-Net twin's, on all machines of the benchmark."""
+    """By how much less SegNet's process takes at its peak than its U-Net twin's, over all entries of the benchmark."""
     machines = [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "unet_twin" in entry]
 
     def saved(kind: str, network: str) -> str:
@@ -191,7 +191,7 @@ def less_memory() -> str:
 
     told = (f"in {what} by {saved(kind, 'segnet_dsc')} (separable) and {saved(kind, 'segnet')} (SegNet)"
             for kind, what in (("train", "training"), ("infer", "inference")))  # fmt: skip
-    return f"{', '.join(told)}, on {len(machines)} machines, in batches of {machines[0]['batch_size']}"
+    return f"{', '.join(told)}, by machine and precision (one process each, batches of {machines[0]['batch_size']})"
 
 
 def losses() -> str:

@@ -38,7 +38,7 @@ RANGES = {
     **dict.fromkeys(("SMOOTHING", "DROPOUT", "AVERAGE"), (0, 0.9999)),
     **dict.fromkeys(("BORDER_WEIGHT", "COARSE"), (0, float("inf"))),
 }
-LOSSES = ("ce", "iou", "ce+iou", "ce+dice", "ce+lovasz", "ce+iou+lovasz")
+LOSSES = (*train.CHOICES["LOSS"], "ce+lovasz", "ce+iou+lovasz")
 
 averages: dict[nn.Module, nn.Module] = {}  # by the network in training
 

@@ -3,7 +3,7 @@
     python -m experiments.publish_weights CHECKPOINT=outputs/record100/segnet_dsc/epoch_100.pt
 
 writes outputs/published/weights/segnet_dsc.pt, in place of the one that was there; _256px stands behind the name where
-the network was trained at 256 px. The row has to be there first:
+the network was trained at 256 px, and so on for all sizes but 128. The row has to be there first:
 `python test.py RUN=record100 PUBLISH=True`.
 """
 

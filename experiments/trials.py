@@ -63,8 +63,7 @@ def finished(folder: Path) -> dict[str, object]:
     """What is known of a run of one network: the last epoch's results, and what its checkpoint says of its training."""
     (of_network,) = folder.glob("*/")
     saved = checkpoints.load_file(checkpoints.weights_path(of_network, checkpoints.newest_epoch(of_network)))
-    precision = {"precision": saved["legs"][-1]["precision"]}
-    return last_epoch(folder) | {"seconds": round(saved["train_seconds"])} | of_all_legs(saved) | precision
+    return last_epoch(folder) | {"seconds": round(saved["train_seconds"])} | of_all_legs(saved)
 
 
 def last_epoch(folder: Path) -> dict[str, float]:

@@ -51,6 +51,7 @@ def main() -> None:
         if seed not in done:
             line = {"train_labels": "nearest", "seed": seed, **recipe, **train_once(seed, train_set, test_set)}
             line |= {"train_images": len(train_set.rows), "size": SIZE, "data": pets.data_name(), **machine.about()}
+            line["precision"] = train.PRECISION
             append_line(folder / "truth.jsonl", json.dumps(line))
             print(json.dumps(line), flush=True)
     counted = {"class_shares": class_shares(aligned), "images": len(aligned.pairs), "data": pets.data_name()}

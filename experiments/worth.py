@@ -8,6 +8,7 @@ from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
 from experiments.cells import difference, markdown, mean, spread
+from experiments.findings import seeds_of
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -84,6 +85,7 @@ def minutes(line: Row) -> str:
 def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
     by_variant, few = runs.measured(), runs.FIRST
+    chosen_with = seeds_of("record100", "segnet_dsc")[0]["train_images"] - runs.COUNTS[-1]
     scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
     return (
         "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images: "
@@ -96,7 +98,7 @@ def answer() -> str:
         f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does it stop?* "
         f"Lite0 is ahead of the separable SegNet by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
         f"{ends(gains_of('lite0-imagenet', 'segnet_dsc')) or '; where that ends is not measured'}. How long "
-        "networks are trained at 128 px was chosen on the validation tenth, whose labels are not counted. "
+        f"networks are trained was chosen with {chosen_with} labels more, at 128 px. "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 
@@ -113,7 +115,7 @@ def as_many(reached: list[Row], by_count: dict[int, list[Row]], whose: str) -> s
     value, means = mean(reached, "mean_iou"), {count: mean(rows, "mean_iou") for count, rows in by_count.items()}
     labels = labels_for(value, means)
     if labels is None:
-        nearest = min(means, key=lambda count: abs(means[count] - value))
+        nearest = (max if value > max(means.values()) else min)(means, key=means.get)
         if nearest == reached[0]["train_images"]:
             return ""
         said, used = f"{'more' if value > means[nearest] else 'less'} than {whose} with {nearest:,}", [nearest]
@@ -128,9 +130,9 @@ def labels_for(value: float, curve: dict[int, float]) -> float | None:
 
     curve: mean IoU by number of labels.
     """
-    for (fewer, low), (more, high) in itertools.pairwise(sorted(curve.items())):
-        if low <= value <= high and low < high:
-            return fewer * (more / fewer) ** ((value - low) / (high - low))
+    for (fewer, there), (more, then) in itertools.pairwise(sorted(curve.items())):
+        if min(there, then) <= value <= max(there, then) and there != then:
+            return min(more, fewer * (more / fewer) ** ((value - there) / (then - there)))
     return None
 
 

@@ -84,6 +84,7 @@ def test_where_pretraining_stops_being_worth_it(monkeypatch):
     (0.50, ", as much as it with about 1,000"),  # a point of the curve itself
     (0.575, ", as much as it with about 2,800 (one seed)"),  # 1000 * 4 ** 0.75, on the way to one seed
     (0.39, ""),  # less than with as many
+    (0.6, ", as much as it with about 4,000 (one seed)"),
     (0.61, ", more than it with 4,000 (one seed)"),
 ])  # fmt: skip
 def test_worth_in_labels_is_read_off_the_curve(reached, said):
