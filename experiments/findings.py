@@ -13,7 +13,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
     """Groups of compare.py: an entry for each variant that has rows, results in lists over seeds."""
     names = ("pixel_accuracy", "mean_iou", "contour_mean_iou")
     found = []
-    for (variant, _), of_variant in by_variant(groups).items():
+    for (variant, *_), of_variant in by_variant(groups).items():
         chosen = [row for task in of_variant if (row := row_of(task, lines))]
         if chosen:
             first = chosen[0]
@@ -40,12 +40,12 @@ def seeds_of(run: str, network: str) -> list[Row]:
     return [row for task in found if (row := row_of(task, rows()))]
 
 
-def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str], list[Task]]:
-    """compare.py's tasks by variant and group."""
-    found: dict[tuple[str, str], list[Task]] = {}
+def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str, str], list[Task]]:
+    """compare.py's tasks by variant, group and network: seeds of one training are together."""
+    found: dict[tuple[str, str, str], list[Task]] = {}
     for task in tasks():
         if task.group in groups:
-            found.setdefault((task.variant, task.group), []).append(task)
+            found.setdefault((task.variant, task.group, task.network), []).append(task)
     return found
 
 
@@ -119,7 +119,9 @@ def aligned() -> list[str]:
     """Training on labels of the nearest pixel against aligned ones, by seed, scored on aligned labels."""
     old = {line["seed"]: line for line in lines_of("truth.jsonl") if line["version"] == VERSION}
     new = {
-        row["seed"]: row for task in by_variant(("study",))[("segnet_dsc", "study")] if (row := row_of(task, rows()))
+        row["seed"]: row
+        for task in by_variant(("study",))[("segnet_dsc", "study", "segnet_dsc")]
+        if (row := row_of(task, rows()))
     }
     shared = sorted(old.keys() & new.keys())
     cells, gains = [], []
