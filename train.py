@@ -55,11 +55,12 @@ EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
 LOSS = "ce+iou"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums; "ce+dice" is best in mean IoU
-OPTIMIZER = "adamw"  # or "adam"
+OPTIMIZER = "adamw"  # or "adam"; "muon": AdamW, but Muon for weights across channels, which learn more in few epochs
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
+MUON_RATE = 4.0  # share of it for the weights that Muon takes; FULL_CONV_RATE doesn't count for them
 ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
-WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; adamw only
+WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; not with adam
 SCHEDULE = "one_cycle"  # up and down by cosines; or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle climbs
 SEED = 0  # of the first weights, the order of images and their augmentation
@@ -74,13 +75,13 @@ CHOICES = {
     "NETWORKS": tuple(segnet.NETWORKS),
     "HEAD": ("linear", "original"),
     "LOSS": tuple("+".join(some) for n in (1, 2, 3) for some in itertools.combinations(metrics.LOSSES, n)),
-    "OPTIMIZER": ("adamw", "adam"),
+    "OPTIMIZER": ("adamw", "adam", "muon"),
     "SCHEDULE": ("one_cycle", "step"),
     "START_PART": ("body", "encoder"),
 }
 RANGES = {
     **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "KERNEL_SIZE"), (1, math.inf)),
-    **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE", "ENCODER_RATE"), (1e-12, math.inf)),
+    **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE", "MUON_RATE", "ENCODER_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
     "VALIDATION_SHARE": (0, 0.99),
     "TRAIN_SHARE": (1e-6, 1),
@@ -185,8 +186,11 @@ def prepare_encoder(network: nn.Module, new: bool = True) -> None:
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
     """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
     shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
+    shares |= {"muon": MUON_RATE} if OPTIMIZER == "muon" else {}
     encoder = pretrained.encoder_of(network) if ENCODER or START_FROM else []
-    groups = optimizers.parameter_groups(network, encoder, shares, WEIGHT_DECAY if OPTIMIZER == "adamw" else 0.0)
+    groups = optimizers.parameter_groups(network, encoder, shares, 0.0 if OPTIMIZER == "adam" else WEIGHT_DECAY)
+    if OPTIMIZER == "muon":
+        return optimizers.make(optimizers.Muon, groups, LEARNING_RATE, dtype=machine.precision(PRECISION))
     return optimizers.make(torch.optim.Adam if OPTIMIZER == "adam" else torch.optim.AdamW, groups, LEARNING_RATE)
 
 

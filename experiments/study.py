@@ -46,7 +46,7 @@ BASES = {
 SCRIPTS = {"moved": "experiments.levers"}  # in place of train.py
 LEVERS = {
     # The base, and what it would be without each of its levers
-    "short": ("", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
+    "short": ("", "OPTIMIZER=muon", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
     # What full 3x3 convolutions of SegNet want
     "rates": ("", "FULL_CONV_RATE=1.0"),
     # What runs want that are long enough to learn the images by heart
@@ -60,6 +60,7 @@ LEVERS = {
         "SMOOTHING=0.1",
         "BORDER_WEIGHT=2.0",
         "LOSS=ce+dice",
+        "LOSS=ce+dice OPTIMIZER=muon",
         "LOSS=ce+lovasz",
         "LOSS=ce+iou+lovasz",
         "DROPOUT=0.2",
@@ -79,8 +80,10 @@ LEVERS = {
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice BATCH_SIZE=4",
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
         "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
+        "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon",
+        "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon",
     ),
-    "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1"),
+    "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1", "TRAIN_SHARE=0.8"),
     # What the longest runs want, at their own size
     "record": (
         "",

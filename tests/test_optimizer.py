@@ -1,0 +1,85 @@
+"""Muon against PyTorch's own, which takes matrices alone; which weights it takes; and what is kept of it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import segnet
+import train
+from common import checkpoints, optimizer
+
+SHAPES = [(32, 64), (64, 32), (48, 48), (16, 144)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 1e-6), (torch.float32, 2e-3)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon_is_pytorchs_with_weights_of_convolutions(shape, dtype, tolerance):
+    """PyTorch's computes in bfloat16: the values move by 0.05, and those in float32 differ by its rounding."""
+    random = torch.Generator().manual_seed(0)
+    rows, columns = shape
+    kernel = 3 if columns % 9 == 0 else 1
+    start = torch.randn(rows, columns // kernel**2, kernel, kernel, generator=random)
+    ours = nn.Parameter(start.clone(memory_format=torch.channels_last))
+    theirs = nn.Parameter(start.flatten(1).clone())
+    other = nn.Parameter(torch.ones(3))
+    groups = [{"params": [ours], "muon": True, "weight_decay": 0.1}, {"params": [other], "muon": False}]
+    own = optimizer.Muon(groups, 0.02, dtype=dtype)
+    reference = torch.optim.Muon(
+        [theirs], 0.02, weight_decay=0.1, momentum=optimizer.MOMENTUM, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(5):
+        gradient = torch.randn(shape, generator=random)
+        ours.grad, theirs.grad, other.grad = gradient.view_as(start).clone(), gradient.clone(), torch.ones(3)
+        own.step()
+        reference.step()
+    assert (theirs - start.flatten(1)).abs().max() > 0.04
+    assert (ours.flatten(1) - theirs).abs().max() < tolerance
+    assert other.tolist() == pytest.approx([0.9] * 3, abs=0.01)  # by AdamW, five times the rate
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthogonal_keeps_directions_and_brings_their_lengths_near_1(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ optimizer.orthogonal(matrix) @ v.T
+    lengths = inside.diagonal()
+    assert (inside - lengths.diag()).abs().max() < 1e-4
+    assert lengths.min() > 0.6 and lengths.max() < 1.25
+
+
+@pytest.mark.parametrize("name, layer", [("segnet_dsc", "pointwise"), ("segnet", "seq"), ("unet_dsc", "pointwise")])
+def test_muon_takes_the_weights_across_channels_but_the_first_and_the_last(monkeypatch, name, layer):
+    monkeypatch.setattr(train, "OPTIMIZER", "muon")
+    with torch.device("meta"):
+        network = segnet.NETWORKS[name]()
+    steps = train.make_optimizer(network)
+    names = {p: name for name, p in network.named_parameters()}
+    taken = [names[p] for group in steps.param_groups if group["muon"] for p in group["params"]]
+    across = [key for key, p in network.named_parameters() if p.ndim == 4 and p.shape[1] > 1 and layer in key]
+    assert taken == across[1:-1]
+    assert sum(len(group["params"]) for group in steps.param_groups) == len(names)
+
+
+def test_muon_goes_on_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "OPTIMIZER", "muon")
+    torch.manual_seed(0)
+    batches = [(torch.rand(2, 3, 16, 16), torch.randint(0, 3, (2, 1, 16, 16))) for _ in range(4)]
+    network = segnet.NETWORKS["segnet_dsc"]()
+    steps = train.make_optimizer(network)
+
+    def learn(network, steps, some):
+        for batch in some:
+            train.train_step(network, steps, *batch, "ce", torch.float32)
+
+    learn(network, steps, batches[:2])
+    about = dict.fromkeys(checkpoints.KEPT, 0)
+    checkpoints.save(tmp_path, network, steps, torch.Generator(), [{"epoch": 1, "seconds": 1.0}], about)
+    resumed = copy.deepcopy(network)
+    again = train.make_optimizer(resumed)
+    checkpoints.restore(checkpoints.read_state(tmp_path), resumed, again, torch.Generator())
+    learn(network, steps, batches[2:])
+    learn(resumed, again, batches[2:])
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
