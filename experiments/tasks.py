@@ -50,6 +50,7 @@ FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what
     ("clock", "stopwatch", "segnet_dsc,segnet", "EPOCHS=1,4 SIZES=0.5,0.75,1", SEEDS),
     ("clock", "sprint", "segnet_dsc", SPRINT, SEEDS),  # as good as the original, as soon as possible
     ("clock", "sprint", "segnet", "EPOCHS=1,3 SIZES=0.5,1", SEEDS),
+    ("clock", "sprint-share", "segnet", "EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8", SEEDS),
 )
 PICTURED = ("record100", "lite2")  # runs, of seed 0, whose pictures git keeps
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
