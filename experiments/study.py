@@ -80,8 +80,11 @@ LEVERS = {
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice BATCH_SIZE=4",
         "EPOCHS=1,5 SIZES=0.5,0.5,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
         "EPOCHS=1,5 SIZES=0.5,0.75,0.75,1 LOSS=ce+dice LEARNING_RATE=4e-3",
+        "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce OPTIMIZER=muon",
         "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon",
-        "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon",
+        "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 WARM_UP=0.1",
+        "EPOCHS=1,4 SIZES=0.5,0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
     ),
     "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1", "TRAIN_SHARE=0.8"),
     # What the longest runs want, at their own size
