@@ -114,7 +114,8 @@ def stop_on_signals(at_once: bool = True) -> None:
 def precision(name: str) -> torch.dtype:
     """The type in which convolutions are computed: "bfloat16", "float32", or what pays here for "auto".
 
-    Weights, BatchNorm statistics, loss and optimiser are float32 in any case. Raises UserError for another name.
+    Weights, BatchNorm statistics, loss and optimiser are float32 in any case, but for Muon's products. Raises UserError
+    for another name.
     """
     types = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     if name == "auto":

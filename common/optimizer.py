@@ -22,7 +22,7 @@ def parameter_groups(
     """An optimiser's groups of the parameters that learn, each with its "share" of the learning rate.
 
     encoder: modules that are pretrained; shares: of "encoder", "full convolution" (across channels and pixels at once)
-    and "other", and of "muon" where Muon is to take the weights across channels that are not pretrained. Weights
+    and "other", and of "muon" where Muon is to take the weights across channels that are not the encoder's. Weights
     decay, BatchNorm's parameters and biases do not.
     """
     pretrained = {p for module in encoder for p in module.parameters()}
@@ -53,10 +53,10 @@ class Muon(torch.optim.AdamW):
 
     A step changes such a matrix by its momentum made orthogonal: in all directions by as much, not in a few by far
     the most. After K. Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); the rate is scaled so that
-    values change by as much as AdamW's, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982, equation 4).
-    torch.optim.Muon takes matrices alone, and computes in bfloat16 where that is slow, too.
+    values change by as much as AdamW's at an equal rate, after Liu et al. 2025 (https://arxiv.org/abs/2502.16982,
+    equation 4). torch.optim.Muon takes matrices alone, and computes in bfloat16 where that is slow, too.
 
-    dtype: of the matrix products.
+    dtype: of the matrix products. Every rank makes them for itself, so ranks are to be machines of one kind.
     """
 
     def __init__(self, groups: list[dict], rate: float, dtype: torch.dtype = torch.float32, **options: object) -> None:
@@ -76,6 +76,8 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
 
     def change(self, p: nn.Parameter, rate: float | Tensor, weight_decay: float) -> None:
+        if p.grad is None:
+            return
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -87,9 +89,9 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix (rows, columns) with all its singular values near 1, from 0.7 to 1.2, by Newton and Schulz's way.
+    """The matrix (rows, columns) with its singular values brought near 1, from 0.68 to 1.2, by Newton and Schulz's way.
 
-    Those below a hundredth or so of its norm stay smaller.
+    Those below a six-hundredth of its norm stay smaller.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     a, b, c = COEFFICIENTS
@@ -101,7 +103,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make(kind: type[torch.optim.Adam], groups: list[dict], rate: float, **options: object) -> torch.optim.Optimizer:
-    """Adam or AdamW of `groups` as the device is quickest with it: fused, and so that its steps can be recorded.
+    """Adam, AdamW or Muon of `groups` as the device is quickest with it: fused, and so that its steps can be recorded.
 
     A recorded step reads its learning rates, one of each group, from tensors on the device.
     """

@@ -8,7 +8,7 @@ from torch import nn
 
 import segnet
 import train
-from common import checkpoints, optimizer
+from common import checkpoints, machine, optimizer
 
 SHAPES = [(32, 64), (64, 32), (48, 48), (16, 144)]
 
@@ -49,6 +49,14 @@ def test_orthogonal_keeps_directions_and_brings_their_lengths_near_1(shape):
     assert lengths.min() > 0.6 and lengths.max() < 1.25
 
 
+def test_weights_without_a_gradient_stay_as_they_are():
+    weight = nn.Parameter(torch.ones(16, 16, 1, 1))
+    other = nn.Parameter(torch.ones(3))
+    optimizer.Muon([{"params": [weight], "muon": True}, {"params": [other], "muon": False}], 0.1).step()
+    assert torch.equal(weight, torch.ones_like(weight))
+    assert torch.equal(other, torch.ones(3))
+
+
 @pytest.mark.parametrize("name, layer", [("segnet_dsc", "pointwise"), ("segnet", "seq"), ("unet_dsc", "pointwise")])
 def test_muon_takes_the_weights_across_channels_but_the_first_and_the_last(monkeypatch, name, layer):
     monkeypatch.setattr(train, "OPTIMIZER", "muon")
@@ -65,13 +73,14 @@ def test_muon_takes_the_weights_across_channels_but_the_first_and_the_last(monke
 def test_muon_goes_on_where_it_was(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "OPTIMIZER", "muon")
     torch.manual_seed(0)
+    device = machine.device()
     batches = [(torch.rand(2, 3, 16, 16), torch.randint(0, 3, (2, 1, 16, 16))) for _ in range(4)]
-    network = segnet.NETWORKS["segnet_dsc"]()
+    network = segnet.NETWORKS["segnet_dsc"]().to(device)
     steps = train.make_optimizer(network)
 
     def learn(network, steps, some):
         for batch in some:
-            train.train_step(network, steps, *batch, "ce", torch.float32)
+            train.train_step(network, steps, *(x.to(device) for x in batch), "ce", torch.float32)
 
     learn(network, steps, batches[:2])
     about = dict.fromkeys(checkpoints.KEPT, 0)

@@ -10,6 +10,7 @@ import train
 from common import machine, recorded, training
 from common.recorded import Recorded
 
+RECORDED = [("segnet", "adamw"), ("segnet_dsc", "adamw"), ("segnet_dsc", "muon"), ("unet_dsc", "adamw")]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
@@ -29,9 +30,11 @@ def steps_of(network, sizes, wrap):
 
 
 @CUDA
-@pytest.mark.parametrize("name", ["segnet", "segnet_dsc", "unet_dsc"])
-def test_recorded_steps_are_those_that_they_stand_for(name):
+@pytest.mark.parametrize("name, optimizer", RECORDED)
+def test_recorded_steps_are_those_that_they_stand_for(monkeypatch, name, optimizer):
     """At two sizes in turns, each step at another rate."""
+    monkeypatch.setattr(train, "OPTIMIZER", optimizer)
+    monkeypatch.setattr(train, "PRECISION", "float32")  # of Muon's products
     torch.manual_seed(0)
     network, sizes = segnet.NETWORKS[name](), [32, 32, 48, 32, 32, 32, 48, 48, 48, 48, 32, 48]
     expected, weights, _ = steps_of(network, sizes, lambda step: step)
