@@ -85,7 +85,7 @@ class Muon(torch.optim.AdamW):
         state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
         direction = orthogonal(p.grad.lerp(state["momentum"], MOMENTUM).flatten(1).to(self.dtype)).to(p.dtype)
         p.mul_(1 - rate * weight_decay)
-        p.sub_(direction.view(p.shape) * (rate * 0.2 * math.sqrt(max(direction.shape))))
+        p.sub_(direction.reshape(p.shape) * (rate * 0.2 * math.sqrt(max(direction.shape))))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
