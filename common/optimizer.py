@@ -10,7 +10,7 @@ from common.machine import say_once
 from common.recorded import can_record
 
 # Muon's: what its momentum keeps, and the polynomial whose iteration brings singular values near 1
-MOMENTUM = 0.9  # 0.95, its authors' value for long runs, learns less in five epochs
+MOMENTUM = 0.9  # 0.95, its authors' value, learned less in five epochs
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 NARROWEST = 16  # channels on either side of a weight that Muon takes: not the image's three, nor the classes'
