@@ -294,6 +294,6 @@ def all_background(trimaps: Tensor, own_trimap: Callable[[int], Tensor]) -> Eval
     logits = torch.full((1, len(CLASSES), *trimaps.shape[-2:]), -torch.inf)
     logits[:, BACKGROUND] = 0
     parts = [compare(logits, trimap[None]) for trimap in trimaps]
-    own = [own_trimap(i) for i in range(len(trimaps))]
+    own = (own_trimap(i) for i in range(len(trimaps)))  # one at a time: together they may be a gigabyte
     own = torch.cat([confusion(torch.full_like(trimap, BACKGROUND)[None], trimap[None]) for trimap in own])
     return Evaluation(*(torch.cat(tensors) for tensors in zip(*parts)), own)

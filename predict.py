@@ -14,6 +14,7 @@ newest that was trained here, or else the best that is published.
 """
 
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -67,12 +68,12 @@ def main(arguments: list[str]) -> None:
     for image in tqdm(paths, unit="image", disable=len(paths) < 2):
         name = free_name(image.stem, taken)
         try:
-            small, has_pet = predict(network, size, image, folder / name)
-            cutouts.append(small)
+            cut, has_pet = predict(network, size, image, folder / name)
+            cutouts += [cutout.thumbnail(cut, THUMBNAIL)] if SHEET else []
             without += [] if has_pet else [image.name]
         except UserError as error:
             failed.append(str(error))
-    if SHEET and cutouts:
+    if cutouts:
         pictures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
     print(f"{len(paths) - len(failed)} of {len(paths)} images in {folder}")
     if without:
@@ -136,7 +137,7 @@ def images_in(arguments: list[str]) -> list[Path]:
 
 def free_name(stem: str, taken: set[str]) -> str:
     """The stem, with a number if another image of this call has it already."""
-    names = (stem, *(f"{stem}_{i}" for i in range(2, 10**6)))
+    names = itertools.chain((stem,), (f"{stem}_{i}" for i in itertools.count(2)))
     name = next(name for name in names if name.casefold() not in taken)  # some file systems know no capitals
     taken.add(name.casefold())
     return name
@@ -153,7 +154,7 @@ def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
 def predict(network: nn.Module, size: int, image: Path, target: Path) -> tuple[Tensor, bool]:
     """Writes target_overlay.jpg, target_trimap.png and target_cutout.png. Raises UserError if it can't be read.
 
-    Returns the cut-out, (4, h, w), uint8, at the size of a contact sheet, and whether any pixel is called pet.
+    Returns the cut-out, (4, h, w), uint8, and whether any pixel is called pet.
     """
     pixels, probabilities = find(network, size, image)
     labels = cutout.labels_of(probabilities)
@@ -161,7 +162,7 @@ def predict(network: nn.Module, size: int, image: Path, target: Path) -> tuple[T
     cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
     cutout.save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"))
     cutout.save(cut, target.with_name(f"{target.name}_cutout.png"))
-    return cutout.thumbnail(cut, THUMBNAIL), bool((labels == PET).any())
+    return cut, bool((labels == PET).any())
 
 
 def export(network: nn.Module, size: int, path: Path, images: list[str]) -> None:

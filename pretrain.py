@@ -84,7 +84,7 @@ RANGES = {
     "WARM_UP": (0.001, 0.999),
 }
 
-# Which of them may differ when a run is resumed, as in train.py; a run knows its network and its images otherwise
+# Which of them may differ when a run is resumed, as in train.py; its folder is the network's, data_identity the images'
 FIXED = frozenset(
     {"DECODER_WIDTH", "DECODER_DEPTH", "SQUARE", "SEED", "IMAGE_SIZE", "FINER", "VALIDATION_SHARE", "BETAS"}
 )
@@ -115,8 +115,7 @@ def main() -> None:
 
 def check_constants() -> None:
     """Raises UserError for values that would fail only later."""
-    if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
-        raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,201")
+    training.check_epochs(EPOCHS)
     settings.check(globals(), CHOICES, RANGES)
     if len(BETAS) != 2:
         raise UserError(f"BETAS={','.join(map(str, BETAS))}: two of them, e.g. BETAS=0.9,0.95")

@@ -57,8 +57,8 @@ BATCH_SIZE = 8  # images per step
 LOSS = "ce+iou"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums; "ce+dice" is best in mean IoU
 OPTIMIZER = "adamw"  # or "adam"; "muon": AdamW, but Muon for weights across channels, which learn more in few epochs
 LEARNING_RATE = 2e-3  # the largest of the schedule
-FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions: of more inputs, they have smaller weights to change
-MUON_RATE = 4.0  # share of it for the weights that Muon takes, full convolutions among them; so they decay as much more
+FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions, whose weights are smaller: equal steps change them more
+MUON_RATE = 4.0  # share of it for the weights that Muon takes, full convolutions too; their decay grows with it
 ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
 WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; not with adam
 SCHEDULE = "one_cycle"  # up and down by cosines; or "step": x0.7 every seventh epoch
@@ -116,9 +116,9 @@ def main() -> None:
 
 def check_constants() -> None:
     """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
-    if len(EPOCHS) != 2 or not 1 <= EPOCHS[0] < EPOCHS[1]:
-        raise UserError(f"EPOCHS={','.join(map(str, EPOCHS))}: the first and one past the last, e.g. EPOCHS=1,6")
+    training.check_epochs(EPOCHS)
     settings.check(globals(), CHOICES, RANGES)
+    settings.check(vars(augment), {}, augment.RANGES)
     distributed.check_batch(BATCH_SIZE)
     checkpoints.check_run(RUN)
     if not ENCODER and (SKIP_FEATURES or ENCODER_WEIGHTS):
@@ -202,15 +202,13 @@ def constants() -> dict[str, object]:
 
 
 def size_in(epoch: int) -> int:
-    """Side of the images of an epoch, px: a multiple of what the network's stages halve; IMAGE_SIZE in the last."""
+    """Side of the images of an epoch, px: a share of IMAGE_SIZE, rounded to 2**STAGES; in the last epoch all of it."""
     first, end = EPOCHS
-    share = 1.0 if epoch == end - 1 else SIZES[max(0, epoch - first) * len(SIZES) // (end - first)]
+    share = 1.0 if epoch == end - 1 else SIZES[(epoch - first) * len(SIZES) // (end - first)]
+    if share == 1:
+        return pets.IMAGE_SIZE
     step = 2**STAGES
-    return (
-        pets.IMAGE_SIZE
-        if share == 1
-        else min(pets.IMAGE_SIZE, max(1, int(share * pets.IMAGE_SIZE / step + 0.5)) * step)
-    )
+    return min(pets.IMAGE_SIZE, max(1, int(share * pets.IMAGE_SIZE / step + 0.5)) * step)
 
 
 def rate_at(progress: float, epoch: int) -> float:

@@ -117,7 +117,9 @@ def together(network: nn.Module) -> nn.Module:
     if ranks() == 1:
         return network
     if machine.accelerator():
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place, and with the same parameters
+        timm = sys.modules.get("timm")  # its BatchNorm holds the activation too, which torch's way would lose
+        convert = timm.layers.convert_sync_batchnorm if timm else nn.SyncBatchNorm.convert_sync_batchnorm
+        network = convert(network)  # in place, and with the same parameters
     return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 

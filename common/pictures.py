@@ -50,7 +50,7 @@ def save_grid(path: Path, images: Tensor, trimaps: Tensor, title: str) -> None:
 
 
 def save_examples(path: Path, cases: list[dict], title: str) -> None:
-    """A row a case: image, truth, prediction, error.
+    """One row per case: image, truth, prediction, error.
 
     A case: "image" (3, H, W) in [0, 1], "truth" and "prediction" (1, H, W), "label" for its left edge.
     """

@@ -39,4 +39,5 @@ def rounded(found: object) -> object:
 
 def has_name(run: str) -> bool:
     """Whether a run stands for itself, and is not one of the many that experiments/ compares."""
-    return not run.startswith(("study-", "labels-", "curve-", "pretraining-", "levers-"))
+    own = ("study-", "labels-", "curve-", "pretraining-", "levers-", "ranks-", "benchmark-")
+    return not run.startswith(own)

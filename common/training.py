@@ -73,6 +73,11 @@ def compared_constants(
     return {name: value for name, value in constants.items() if name != "EPOCHS" or end > done + 1}
 
 
+def check_epochs(epochs: tuple[int, ...]) -> None:
+    if len(epochs) != 2 or not 1 <= epochs[0] < epochs[1]:
+        raise UserError(f"EPOCHS={','.join(map(str, epochs))}: the first and one past the last, e.g. EPOCHS=1,6")
+
+
 def train_epochs(run: Run, end: int, train_epoch: Callable[[int], dict[str, object]]) -> None:
     """Trains the epochs up to `end`, which is one past the last, and saves each; curves are drawn now and then.
 
@@ -135,17 +140,21 @@ def check_finite(losses: Tensor, epoch: int) -> float:
     """The last loss. Raises UserError that names the first step whose loss is not finite."""
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
-        raise UserError(
-            f"the loss is not finite in epoch {epoch}, step {int(bad[0]) + 1}; the epochs before are kept. "
-            "Try a smaller LEARNING_RATE, under another RUN"
-        )
+        raise not_finite(epoch, int(bad[0]) + 1)
     return float(losses[-1])
 
 
 def check_weights(network: nn.Module, steps: int, epoch: int) -> None:
     """Raises UserError, as for a loss, if the last step has spoilt the weights."""
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        check_finite(torch.tensor([0.0] * (steps - 1) + [math.nan]), epoch)
+        raise not_finite(epoch, steps)
+
+
+def not_finite(epoch: int, step: int) -> UserError:
+    return UserError(
+        f"the loss is not finite in epoch {epoch}, step {step}; the epochs before are kept. "
+        "Try a smaller LEARNING_RATE, under another RUN"
+    )
 
 
 def up_and_down(progress: float, warm_up: float) -> float:

@@ -15,6 +15,8 @@ JITTER = 0.3  # brightness, contrast and saturation are each scaled by 1-JITTER 
 ZOOM = 0.0  # images are magnified by 1-ZOOM to 1+ZOOM and shifted by up to ZOOM/4 of a side; 0: never
 ROTATION = 0.0  # degrees to either side; 0: never
 
+RANGES = {"FLIP": (0, 1), "JITTER": (0, 1), "ZOOM": (0, 0.9), "ROTATION": (0, 180)}  # what they may be
+
 GRAY = (0.2989, 0.587, 0.114)  # weights of R, G and B in a pixel's gray, ITU-R 601 as torchvision rounds it
 
 

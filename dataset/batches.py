@@ -84,8 +84,8 @@ def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Ite
     """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
     trimaps (B, 1, H, W), long.
 
-    A batch is a choice of rows, and no others are read. An accelerator keeps all images, so that nothing has to wait,
-    unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
+    A batch is a choice of rows, and no others are read. An accelerator is handed all images at the start, so that no
+    batch has to wait, unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
     """
     device, part = machine.device(), all_of(part)
     images, trimaps = kept(part.split.images, part.split.trimaps)

@@ -170,7 +170,7 @@ def start_to_first_step() -> float:
 
 
 def write(part: str, found: dict[str, object]) -> list[dict]:
-    """Puts a part's results in this machine's entry of benchmark.json; returns all entries, one a kind of machine."""
+    """Puts a part's results in this machine's entry of benchmark.json; returns all entries, one per kind of machine."""
     about = machine.about() | constants()
     entries = read()
     old = entries.get(about["machine"], {})

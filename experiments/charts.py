@@ -45,7 +45,7 @@ def save_benchmark(path: Path, result: dict) -> None:
 
 
 def save_comparison(path: Path, entries: list[dict]) -> None:
-    """Mean IoU over multiply-adds, a panel a size of image; areas are bytes kept, bars a deviation over seeds."""
+    """Mean IoU over multiply-adds, one panel per image size; areas are bytes kept, bars a deviation over seeds."""
     sizes = sorted({entry["size"] for entry in entries})
     if not sizes:
         return

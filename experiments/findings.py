@@ -171,7 +171,7 @@ def answers() -> list[str]:
         f"added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices in place of "
         f"bilinear upsampling change it by {both.gain()} (64 px, five epochs on a third of the images).",
         "4. **What does separable convolution cost?** At 128 px SegNet's mean IoU differs from its separable twin's by "
-        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs. It has "
+        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs. SegNet has "
         f"{full.ratio('parameters'):.0f} times the parameters and {full.ratio('multiply_adds'):.0f} times the "
         "multiply-adds.",
         f"5. **Which loss finds small pets, and which the border?** {losses()}. `LOSS=ce+dice`, with Dice in place "

@@ -98,7 +98,7 @@ def answer() -> str:
         f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does it stop?* "
         f"Lite0 is ahead of the separable SegNet by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
         f"{ends(gains_of('lite0-imagenet', 'segnet_dsc')) or '; where that ends is not measured'}. How long "
-        f"networks are trained was chosen with {chosen_with} labels more, at 128 px. "
+        f"to train was chosen on {chosen_with} validation images, whose labels come on top of these counts (128 px). "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import pretrained
 import segnet
-from common import distributed
+from common import distributed, machine
 from common.checkpoints import load_file
 from common.settings import UserError
 
@@ -194,6 +194,23 @@ def test_every_parameter_takes_part_in_a_step(name, encoder, skips):
     network = pretrained.build(name, **pretrained.SHAPE | {"encoder": encoder, "skips": skips})
     network(torch.rand(2, 3, 32, 32)).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("segnet_dsc", ""), ("segnet_dsc_lite0", pretrained.LITE0)])
+def test_batchnorm_over_all_ranks_computes_the_same(monkeypatch, name, encoder):
+    """As on accelerators. timm's BatchNorm holds the activation that follows it."""
+    torch.manual_seed(0)
+    network = pretrained.build(name, encoder=encoder).eval()
+    images = torch.rand(2, 3, 32, 32)
+    expected = network(images)
+    monkeypatch.setattr(distributed, "ranks", lambda: 2)
+    monkeypatch.setattr(machine, "accelerator", lambda: True)
+    monkeypatch.setattr(distributed, "DistributedDataParallel", lambda network, **_: network)
+    learner = distributed.together(network)
+    kinds = {type(module).__name__ for module in learner.modules() if "BatchNorm" in type(module).__name__}
+    assert kinds <= {"SyncBatchNorm", "SyncBatchNormAct"} and kinds
+    assert torch.equal(learner(images), expected)
+    assert {id(p) for p in learner.parameters()} == {id(p) for p in network.parameters()}
 
 
 @pytest.mark.slow

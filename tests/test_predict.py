@@ -173,7 +173,7 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
 
 
 def test_the_newest_network_is_none_of_an_experiment(tmp_path):
-    for run in ("own", "curve-vit-random-250-8000-0", "study-in-progress", "levers-smooth"):  # the newest last
+    for run in ("own", "curve-vit-random-250-8000-0", "study-now", "levers-smooth", "ranks-2-0"):  # the newest last
         path = tmp_path / run / "segnet_dsc" / "epoch_01.pt"
         path.parent.mkdir(parents=True)
         path.touch()

@@ -7,7 +7,7 @@ import torch
 
 import segnet
 import train
-from common import machine, recorded, training
+from common import machine, training
 from common.recorded import Recorded
 
 RECORDED = [("segnet", "adamw"), ("segnet_dsc", "adamw"), ("segnet_dsc", "muon"), ("unet_dsc", "adamw")]
@@ -53,9 +53,3 @@ def test_a_step_that_waits_for_the_gpu_is_taken_as_it_is(capsys):
     x = torch.ones(4, device="cuda")
     assert [float(step(x * i)) for i in range(8)] == [4 * i for i in range(8)]
     assert "can't be recorded" in capsys.readouterr().err
-
-
-def test_without_cuda_nothing_is_recorded(monkeypatch):
-    monkeypatch.setattr(recorded, "can_record", lambda: False)
-    step = Recorded(lambda x: x.sum())
-    assert float(step(torch.ones(3))) == 3 and not step.recorded

@@ -82,6 +82,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "expected int" in script("train.py", "BATCH_SIZE=many", fails=True)
     assert "e.g. EPOCHS=1,6" in script("train.py", "EPOCHS=5", fails=True)
     assert "SIZES is from 0.01 to 1" in script("train.py", "SIZES=64,128", fails=True)
+    assert "ZOOM is from 0 to 0.9" in script("train.py", "ZOOM=40", fails=True)
     assert "at least 16 px" in script("fetch_oxford_iiit_pets.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)
