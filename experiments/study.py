@@ -48,7 +48,7 @@ LEVERS = {
     # The base, and what it would be without each of its levers
     "short": ("", "OPTIMIZER=muon", "LOSS=ce", "LOSS=iou", "HEAD=original", "SCHEDULE=step", "BATCH_SIZE=16"),
     # What full 3x3 convolutions of SegNet want
-    "rates": ("", "FULL_CONV_RATE=1.0"),
+    "rates": ("", "FULL_CONV_RATE=1.0", "OPTIMIZER=muon"),
     # What runs want that are long enough to learn the images by heart
     "long": ("", "ZOOM=0.2 ROTATION=10.0"),
     # What else they might want; what no constant of train.py asks for is in levers.py
@@ -85,6 +85,9 @@ LEVERS = {
         "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
         "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 WARM_UP=0.1",
         "EPOCHS=1,4 SIZES=0.5,0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,4 SIZES=0.5,0.5,1 TRAIN_SHARE=0.9 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,3 SIZES=0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
     ),
     "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1", "TRAIN_SHARE=0.8"),
     # What the longest runs want, at their own size
