@@ -88,6 +88,9 @@ LEVERS = {
         "EPOCHS=1,4 SIZES=0.5,0.5,1 TRAIN_SHARE=0.9 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
         "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
         "EPOCHS=1,3 SIZES=0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,3 SIZES=0.625,1 BATCH_SIZE=6 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,3 SIZES=0.625,1 WARM_UP=0.3 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
+        "EPOCHS=1,3 SIZES=0.625,1 BATCH_SIZE=6 WARM_UP=0.3 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
     ),
     "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1", "TRAIN_SHARE=0.8"),
     # What the longest runs want, at their own size
