@@ -232,7 +232,8 @@ def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor)
     order = scores.argsort(stable=True, descending=True)
     middle = (len(order) - EXAMPLES) // 2
     kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
-    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), row_name(), name), ""
+    run = "of-weights" if WEIGHTS else row_name()  # git keeps what is in "published"
+    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), run, name), ""
     if PUBLISH:
         folder, prefix = pets.published_folder(), f"{row_name()}_{name}_"
     for kind, chosen in kinds.items():

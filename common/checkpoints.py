@@ -20,7 +20,7 @@ from common.files import clear_parts, load_file, write_atomically
 from common.results import has_name
 from common.settings import UserError
 
-TAKEN = ("cache", "predictions", "pretrained", "published", "toy", "..")  # folders in outputs that are no runs
+TAKEN = ("cache", "predictions", "pretrained", "published", "scale", "toy", "..")  # folders in outputs that are no runs
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
 
 

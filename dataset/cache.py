@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -24,6 +24,10 @@ SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
 LARGEST = 50_000_000  # pixels; an image beyond this is taken for a decompression bomb
 AT_ONCE = 128  # images decoded, then written: as many as a kill may lose
+TURNS = dict(zip(range(2, 9), (  # by what EXIF calls the orientation
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+)))  # fmt: skip
 Image.MAX_IMAGE_PIXELS = None  # read_pixels looks itself, and says which line lists the file
 
 
@@ -114,7 +118,7 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
 
     where: what else errors say of it; upright: as a viewer shows it, turned as its EXIF data say, on white where it is
     transparent.
-    Raises UserError if it is missing, no picture, or too large to be an image.
+    Raises UserError if it is missing, no picture, too large to be an image, or of more than 16 bits.
     """
     place = f" ({where})" if where else ""
     try:
@@ -123,7 +127,10 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
                 said = f"{path} has {image.width}x{image.height} px, over {LARGEST:,} in all{place}"
                 raise UserError(f"{said}: make it smaller")
             image = shown(image) if upright else image
-            if image.mode == "I" or image.mode.startswith("I;16"):  # 16 bits, which Pillow would cut off at 255
+            low, high = image.getextrema() if image.mode == "I" else (0, 0)
+            if image.mode == "F" or low < 0 or high >= 2**16:
+                raise UserError(f"{path} has pixels of 32 bits{place}: make them 8")
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
             palette_index = mode == "L" and image.mode == "P"  # a trimap's palette colours are not its classes
             return v2.functional.pil_to_tensor(image if palette_index else image.convert(mode))
@@ -135,7 +142,8 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
 
 def shown(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it."""
-    image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # ImageOps stumbles over other tags
+    image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
         return image
     image = image.convert("RGBA")

@@ -17,10 +17,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  
 def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair], str]:
     """All photographs in a folder and the folders in it, squeezed to size x size px: images (N, 3, size, size), uint8.
 
+    Those in the cache's own parent are left out: they are what runs draw.
     Also a pair for each, of breed 0 and without a trimap, and a checksum of their names and lengths.
     Raises UserError where there are none, and for a file that can't be read, which it names.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    drawn, whole = cache_folder.parent.resolve(), folder.resolve()
+    drawn = folder / drawn.relative_to(whole) if whole in drawn.parents else None
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and drawn not in path.parents)
+    paths = sorted(path for path in found if path.is_file())
     if not paths:
         reason = f"has no photographs ({', '.join(SUFFIXES)})" if folder.is_dir() else "is no folder"
         raise UserError(f"IMAGES={folder}: it {reason}")

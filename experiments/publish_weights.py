@@ -55,15 +55,17 @@ def publish(checkpoint: Path, rows: list[results.Row]) -> Path:
 
 
 def row_of(about: dict[str, object], rows: list[results.Row], checkpoint: Path) -> results.Row:
-    """The newest row of the network with the checkpoint's constants, version and epoch."""
+    """The newest row of the very training that the checkpoint is of; its seconds tell it from others alike."""
     wanted = {
         "network": about.get("network"),
         "epochs": about.get("epoch"),
         "version": about.get("version", 1),
         "constants": json.loads(json.dumps(about.get("constants"))),  # tuples are lists in a row
+        "data": about.get("data"),
+        "train_seconds": about.get("train_seconds"),
         "mirror": False,
     }
-    found = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+    found = [row for row in rows if results.rounded({key: row.get(key) for key in wanted}) == results.rounded(wanted)]
     if not found or not wanted["constants"]:
         raise UserError(f"{checkpoint} has no published row; test it first: python test.py RUN=... PUBLISH=True")
     return found[-1]

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import struct
 
 import numpy as np
 import pytest
 import torch
 from conftest import SHARED
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 import fetch_oxford_iiit_pets as pets
@@ -181,6 +182,29 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
         pixels = cache.read_pixels(tmp_path / name, "RGB")
         assert pixels.shape == (3, 8, 8)
         assert np.array_equal(pixels[0].numpy(), (grey // 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("values", [np.linspace(0, 1, 64), np.linspace(0, 7e4, 64), np.linspace(-9, 1e3, 64)])
+def test_more_than_sixteen_bits_are_refused(tmp_path, values):
+    """Whose range nobody knows; Pillow would make them black or noise."""
+    kind = np.float32 if values.max() <= 1 else np.int32
+    Image.fromarray(values.astype(kind).reshape(8, 8)).save(tmp_path / "deep.tiff")
+    with pytest.raises(UserError, match=r"deep\.tiff has pixels of 32 bits"):
+        cache.read_pixels(tmp_path / "deep.tiff", "RGB")
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+def test_photographs_are_turned_as_pillow_turns_them_whatever_else_their_exif_data_hold(tmp_path, orientation):
+    path, pixels = tmp_path / "turned.png", np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    said = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    odd = struct.pack("<HHI4s", 0x011A, 2, 4, b"odd")  # a resolution in letters, which Pillow can't write again
+    for tags in ([said], [said, odd]):
+        exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags) + struct.pack("<I", 0)
+        Image.fromarray(pixels).save(path, exif=exif)
+        if odd not in tags:
+            with Image.open(path) as image:
+                expected = np.asarray(ImageOps.exif_transpose(image))
+        assert np.array_equal(cache.read_pixels(path, "RGB", upright=True).permute(1, 2, 0).numpy(), expected)
 
 
 def test_threads_heed_a_containers_quota(tmp_path):

@@ -257,6 +257,10 @@ def test_any_folder_of_photographs_is_decoded_once(tmp_path, monkeypatch):
     shutil.copy(PHOTOGRAPHS / "Bengal_20.jpg", folder / "one_more.jpg")
     more, _, other = photographs.load(folder, 32, tmp_path / "cache")
     assert len(more) == 9 and other != identity
+    own = folder / "outputs"  # where a run draws, and then goes on
+    own.mkdir()
+    shutil.copy(PHOTOGRAPHS / "Bengal_20.jpg", own / "curves.jpg")
+    assert len(photographs.load(folder, 32, own / "cache")[0]) == 9
 
 
 BREEDS = [100 - (breed % 8) for breed in range(37)]  # images of each

@@ -37,6 +37,8 @@ def test_trained_tested_published_and_scored_again(script, tmp_path, weights_fol
     checkpoint = tmp_path / "toy/default/segnet_dsc/epoch_02.pt"
     with pytest.raises(UserError, match="has no published row"):
         publish_weights.publish(checkpoint.with_name("epoch_01.pt"), rows)
+    with pytest.raises(UserError, match="has no published row"):  # of the same constants, trained once more
+        publish_weights.publish(checkpoint, [row | {"train_seconds": row["train_seconds"] + 1} for row in rows])
     path = publish_weights.publish(checkpoint, rows)
     assert path == weights_folder / "segnet_dsc_32px.pt"
     assert path.stat().st_size < 0.56 * checkpoint.stat().st_size
