@@ -35,7 +35,7 @@ LITE2 = (
     "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True EPOCHS=1,49 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 LOSS=ce+dice"
 )
 TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
-SPRINT = "EPOCHS=1,3 SIZES=0.625,1 BATCH_SIZE=6 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0"
+SPRINT = "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6"
 FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
