@@ -35,8 +35,7 @@ LITE2 = (
     "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True EPOCHS=1,49 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 LOSS=ce+dice"
 )
 TUNED = "ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
-SPRINT = "EPOCHS=1,4 SIZES=0.5,0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0"
-SHORTER = "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6"
+SPRINT = "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0"
 FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
@@ -48,8 +47,9 @@ FULL = (  # at 128 px, but for lite0-256: group, name of the run, networks, what
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
     ("encoder", "lite2", "segnet_dsc", LITE2, SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
-    ("clock", "sprint", "segnet_dsc", SPRINT, SEEDS),  # as good as the original, as soon as possible
-    ("clock", "sprint-muon", "segnet_dsc", SHORTER, SEEDS),
+    ("clock", "sprint-muon", "segnet_dsc", f"EPOCHS=1,3 SIZES=0.5,1 BATCH_SIZE=6 {SPRINT}", SEEDS),
+    ("clock", "sprint", "segnet_dsc", f"EPOCHS=1,4 SIZES=0.5,0.5,1 {SPRINT}", SEEDS),
+    ("clock", "sprint-larger", "segnet_dsc", f"EPOCHS=1,4 SIZES=0.5,0.625,1 {SPRINT}", SEEDS),
     ("clock", "sprint-share", "segnet", "EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8", SEEDS),
 )
 PICTURED = ("record100", "lite2")  # runs, of seed 0, whose pictures git keeps
