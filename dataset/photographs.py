@@ -17,8 +17,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  
 def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair], str]:
     """All photographs in a folder and the folders in it, squeezed to size x size px: images (N, 3, size, size), uint8.
 
-    Those in the cache's own parent are left out: they are what runs draw.
-    Also a pair for each, of breed 0 and without a trimap, and a checksum of their names and lengths.
+    Also a pair for each, of breed 0 and without a trimap, and a checksum of their names and lengths. What is under the
+    cache's parent is left out: there runs draw their pictures.
     Raises UserError where there are none, and for a file that can't be read, which it names.
     """
     drawn, whole = cache_folder.parent.resolve(), folder.resolve()
