@@ -95,14 +95,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
     before it leave, after Amsel et al. 2025 (https://arxiv.org/abs/2505.16932): three do as much as five alike. Above
     its range a polynomial grows without bounds, so each is made for 2 % more, which bfloat16 may have rounded up.
     """
-    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
     squared = x @ x.T
     size = squared.norm() + 1e-14
     x, squared = x / size.sqrt(), squared / size
     for number, (a, b, c) in enumerate(POLYNOMIALS):
         squared = x @ x.T if number else squared
         x = torch.addmm(x, torch.addmm(squared, squared, squared, beta=b, alpha=c), x, beta=a)
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+    return x if wide else x.T
 
 
 def make(kind: type[torch.optim.Adam], groups: list[dict], rate: float, **options: object) -> torch.optim.Optimizer:
