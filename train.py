@@ -54,8 +54,8 @@ SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out
 EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
-LOSS = "ce+iou"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums; "ce+dice" is best in mean IoU
-OPTIMIZER = "adamw"  # or "adam"; "muon": AdamW, but Muon for weights across channels, which learn more in few epochs
+LOSS = "ce+dice"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums, e.g. "ce+iou"
+OPTIMIZER = "muon"  # AdamW, but Muon for weights across channels, which learn more so; or "adamw", "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
 FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions, whose weights are smaller: equal steps change them more
 MUON_RATE = 4.0  # share of it for the weights that Muon takes, full convolutions too; their decay grows with it
@@ -75,7 +75,7 @@ CHOICES = {
     "NETWORKS": tuple(segnet.NETWORKS),
     "HEAD": ("linear", "original"),
     "LOSS": tuple("+".join(some) for n in (1, 2, 3) for some in itertools.combinations(metrics.LOSSES, n)),
-    "OPTIMIZER": ("adamw", "adam", "muon"),
+    "OPTIMIZER": ("muon", "adamw", "adam"),
     "SCHEDULE": ("one_cycle", "step"),
     "START_PART": ("body", "encoder"),
 }

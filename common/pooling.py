@@ -8,6 +8,8 @@ Pooling and unpooling are each other's gradient: both backward passes are `scatt
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,10 +65,36 @@ def has_bit_patterns(device: str, dtype: torch.dtype) -> bool:
     return works
 
 
+def fused(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """A function of this file, on CUDA as the few kernels that torch.compile makes of its many."""
+    return compiled()[function] if device == "cuda" and can_compile() else function
+
+
+@functools.cache
+def compiled() -> dict[Callable[..., Any], Callable[..., Any]]:
+    return {function: torch.compile(function, dynamic=True) for function in (largest, scatter, gather)}
+
+
+@functools.cache
+def can_compile() -> bool:
+    """Whether torch.compile works here and gives what the functions give as they are; says so if it doesn't."""
+    x = torch.arange(2 * 5 * 6 * 4).sin().view(2, 5, 6, 4).cuda()
+    own = compiled()
+    try:
+        values, places = own[largest](x)
+        back = own[scatter](values, places, 6, 4)
+        works = torch.equal(back, scatter(*largest(x), 6, 4)) and torch.equal(own[gather](back, places), values)
+    except Exception:  # a compiler is missing, or cannot do it: many kinds, of several libraries
+        works = False
+    if not works:
+        say_once("torch.compile fails here: pooling takes many short kernels in place of a few, and is slower")
+    return works
+
+
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, places = largest(x)
+        values, places = fused(largest, x.device.type)(x)
         ctx.save_for_backward(places)  # and not x, which the built-in keeps
         ctx.mark_non_differentiable(places)
         ctx.size = x.shape[-2:]
@@ -75,19 +103,19 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, _) -> Tensor:
-        return scatter(gradient, ctx.saved_tensors[0], *ctx.size)
+        return fused(scatter, gradient.device.type)(gradient, ctx.saved_tensors[0], *ctx.size)
 
 
 class _MaxUnpool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
         ctx.save_for_backward(places)
-        return scatter(values, places, height, width)
+        return fused(scatter, values.device.type)(values, places, height, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return gather(gradient, ctx.saved_tensors[0]), None, None, None
+        return fused(gather, gradient.device.type)(gradient, ctx.saved_tensors[0]), None, None, None
 
 
 def windows(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

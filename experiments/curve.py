@@ -25,7 +25,7 @@ from common.results import Row
 from dataset import cache
 from dataset.batches import numbers
 from experiments import charts, compare, pretraining, trials
-from experiments.tasks import Task, row_of
+from experiments.tasks import FORMER, Task, row_of
 
 # What is compared
 COUNTS = (250, 500, 1000, 2000, 3311)  # labelled images
@@ -40,7 +40,7 @@ GAIN = 0.01  # of mean IoU on the validation tenth, below which twice the steps 
 
 BATCH = 8  # images per step
 EPOCH = 250  # steps, about: an epoch of few images is several passes over them
-BASE = "NETWORKS=segnet_dsc SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 VALIDATION_SHARE=0.1 THREADS=1"
+BASE = f"NETWORKS=segnet_dsc SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 VALIDATION_SHARE=0.1 THREADS=1 {FORMER}"
 VIT = "ENCODER=vit_tiny_patch16_224 ENCODER_RATE=0.25"
 LITE0 = "ENCODER=tf_efficientnet_lite0 SKIP_FEATURES=True"
 
@@ -61,6 +61,9 @@ SETTINGS = {
     "vit-masked": Variant("ViT, masked pretraining on 3,311 images, 80 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit"),
     "vit-masked-long": Variant(
         "ViT, masked pretraining on 3,311 images, 400 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
+    ),
+    "vit-masked-longer": Variant(
+        "ViT, masked pretraining on 3,311 images, 1600 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-longer"
     ),
     "lite0-random": Variant("Lite0 with skips, not pretrained", f"{LITE0} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
     "lite0-imagenet": Variant("Lite0 with skips, ImageNet's weights and labels", LITE0),
@@ -127,8 +130,8 @@ def tries(name: str, folder: Path, data: str) -> dict[int, Row]:
     """A variant's lines in the folder's lengths.jsonl, on these data, by steps in the order of LENGTHS."""
     known = {"version": results.VERSION, "data": data}.items()
     lines = [line for line in results.lines_of("lengths.jsonl", folder) if known <= line.items()]
-    by_arguments = {tuple(line["arguments"]): line for line in lines}
-    arguments = {steps: task_of(name, FIRST, steps, seed=0).arguments for steps in LENGTHS}
+    by_arguments = {frozenset((*FORMER.split(), *line["arguments"])): line for line in lines}  # older lines lack them
+    arguments = {steps: frozenset(task_of(name, FIRST, steps, seed=0).arguments) for steps in LENGTHS}
     return {steps: by_arguments[key] for steps, key in arguments.items() if key in by_arguments}
 
 

@@ -18,6 +18,7 @@ from common.files import append_line
 from common.settings import UserError
 from experiments import trials
 from experiments.cells import difference, markdown, spread
+from experiments.tasks import FORMER
 
 NAMES = ("all",)  # what is tried, of TRIED
 SEEDS = (0, 1, 2)  # of the training on labels: its first weights, the order of images; a pretraining has one
@@ -32,6 +33,7 @@ PRETRAINED = {
     # The same first weights, which are not timm's: fixed position embeddings, Xavier's matrices. Nothing is learnt
     "vit-untrained": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,2 BATCH_SIZE=32 LEARNING_RATE=1e-12 {HELD_OUT}",
     "vit-long": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=20 BATCH_SIZE=256 {HELD_OUT}",
+    "vit-longer": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=80 BATCH_SIZE=256 {HELD_OUT}",
     "segnet": f"{OWN} IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128": f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128-long": (
@@ -100,7 +102,9 @@ def path_of(name: str) -> Path:
 
 def learn(name: str, arguments: str) -> dict[str, object]:
     """A line on what labels have taught."""
-    found = trials.validated(f"pretraining-in-progress-{name}-{arguments.split()[-1]}", arguments.split())
+    found = trials.validated(
+        f"pretraining-in-progress-{name}-{arguments.split()[-1]}", [*FORMER.split(), *arguments.split()]
+    )
     return found | key_of(name, arguments)
 
 

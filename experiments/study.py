@@ -15,7 +15,7 @@ import fetch_oxford_iiit_pets as pets
 from common import results, settings
 from common.files import append_line
 from experiments import trials
-from experiments.tasks import changed
+from experiments.tasks import FORMER, changed
 
 STUDIES = ("short", "rates", "long", "moved", "encoder", "sprint", "sprint_segnet")  # the others take days
 SEEDS = (0, 1, 2)  # each setting is trained once with each
@@ -95,6 +95,7 @@ LEVERS = {
         "WEIGHT_DECAY=0.05",
         "EPOCHS=1,101",
         "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0",
+        "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0 OPTIMIZER=muon",
     ),
     # What a pretrained encoder wants: loss, rate, sizes and length; and a larger one
     "tuned": (
@@ -107,6 +108,9 @@ LEVERS = {
         "LOSS=ce+dice EPOCHS=1,25",
         "LOSS=ce+dice EPOCHS=1,49",
         "LOSS=ce+dice EPOCHS=1,49 ZOOM=0.4 ROTATION=20.0",
+        "LOSS=ce+dice OPTIMIZER=muon",
+        "LOSS=ce+dice OPTIMIZER=muon EPOCHS=1,49",
+        "LOSS=ce+dice OPTIMIZER=muon EPOCHS=1,49 ENCODER=tf_efficientnet_lite2",
     ),
 }
 
@@ -126,7 +130,7 @@ def main() -> None:
 
 def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:
     """Trains once; returns the last epoch's results on the validation tenth and what led to them."""
-    arguments = [*changed(BASES[study], setting), f"SEED={seed}"]
+    arguments = [*changed(" ".join(changed(FORMER, BASES[study])), setting), f"SEED={seed}"]
     script = SCRIPTS.get(study, "train.py")
     found = trials.validated(f"study-in-progress-{study} {seed} {setting}", arguments, script)
     line = {"study": study, "setting": setting, "version": results.VERSION, "base": BASES[study], "seed": seed, **found}

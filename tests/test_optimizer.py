@@ -15,7 +15,10 @@ SHAPES = [(32, 64), (64, 32), (48, 48), (16, 144), (160, 144)]  # of the last tw
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_muon_is_pytorchs_with_weights_of_convolutions(monkeypatch, shape):
-    """Both with directions made exactly orthogonal: ours by an SVD, PyTorch's by a polynomial, in bfloat16."""
+    """Both with directions made exactly orthogonal: ours by an SVD, PyTorch's by a polynomial, in bfloat16.
+
+    Beside it, in the same products, a weight that is its transpose.
+    """
     monkeypatch.setattr(optimizer, "orthogonal", svd_orthogonal)
     random = torch.Generator().manual_seed(0)
     rows, columns = shape
@@ -23,8 +26,8 @@ def test_muon_is_pytorchs_with_weights_of_convolutions(monkeypatch, shape):
     start = torch.randn(rows, columns // kernel**2, kernel, kernel, generator=random)
     ours = nn.Parameter(start.clone(memory_format=torch.channels_last))
     theirs = nn.Parameter(start.flatten(1).clone())
-    other = nn.Parameter(torch.ones(3))
-    groups = [{"params": [ours], "muon": True, "weight_decay": 0.1}, {"params": [other], "muon": False}]
+    turned, other = nn.Parameter(start.flatten(1).T[..., None, None].clone()), nn.Parameter(torch.ones(3))
+    groups = [{"params": [turned, ours], "muon": True, "weight_decay": 0.1}, {"params": [other], "muon": False}]
     own = optimizer.Muon(groups, 0.02)
     reference = torch.optim.Muon(
         [theirs], 0.02, weight_decay=0.1, momentum=optimizer.MOMENTUM, adjust_lr_fn="match_rms_adamw",
@@ -33,31 +36,36 @@ def test_muon_is_pytorchs_with_weights_of_convolutions(monkeypatch, shape):
     for _ in range(5):
         gradient = torch.randn(shape, generator=random)
         ours.grad, theirs.grad, other.grad = gradient.view_as(start).clone(), gradient.clone(), torch.ones(3)
+        turned.grad = gradient.T[..., None, None].clone()
         own.step()
         reference.step()
     assert (theirs - start.flatten(1)).abs().max() > 0.04
     assert (ours.flatten(1) - theirs).abs().max() < 1e-3
+    assert (turned.flatten(1).T - theirs).abs().max() < 1e-3
     assert other.tolist() == pytest.approx([0.9] * 3, abs=0.01)  # by AdamW, five times the rate
 
 
-def svd_orthogonal(matrix):
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+def svd_orthogonal(matrices):
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     return u @ v
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_orthogonal_keeps_directions_and_brings_their_lengths_near_1(shape, scale):
-    matrix = scale * torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    inside = u.T @ optimizer.orthogonal(matrix) @ v.T
-    lengths = inside.diagonal()
-    assert (inside - lengths.diag()).abs().max() < 1e-3
-    counted = s > 0.01 * (s**4).sum() ** 0.25
-    assert counted.float().mean() > 0.9
-    assert lengths[counted].min() > 0.7 and lengths.max() < 1.3 and lengths.min() > 0
-    rounded = optimizer.orthogonal(matrix.bfloat16()).float()
-    assert (rounded - optimizer.orthogonal(matrix)).norm() < 0.2 * rounded.norm()
+    matrices = torch.randn(2, *sorted(shape), generator=torch.Generator().manual_seed(1))
+    matrices *= torch.tensor([scale, 1e-3]).view(2, 1, 1)  # none leans on its neighbour's size
+    found = optimizer.orthogonal(matrices)
+    for matrix, turned in zip(matrices, found):
+        u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+        inside = u.T @ turned @ v.T
+        lengths = inside.diagonal()
+        assert (inside - lengths.diag()).abs().max() < 1e-3
+        counted = s > 0.01 * (s**4).sum() ** 0.25
+        assert counted.float().mean() > 0.9
+        assert lengths[counted].min() > 0.7 and lengths.max() < 1.3 and lengths.min() > 0
+    rounded = optimizer.orthogonal(matrices.bfloat16()).float()
+    assert (rounded - found).norm() < 0.2 * rounded.norm()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.03, 0.1])
@@ -66,9 +74,10 @@ def test_a_direction_that_dominates_is_not_blown_up_by_rounding(shape, noise):
     """Where a matrix has one direction, that has the largest length that the polynomials are made for."""
     for seed in range(20):
         random = torch.Generator().manual_seed(seed)
-        rows, columns = (torch.nn.functional.normalize(torch.randn(n, generator=random), dim=0) for n in shape)
-        matrix = torch.outer(rows, columns) + noise * torch.randn(shape, generator=random) / max(shape) ** 0.5
-        lengths = torch.linalg.svdvals(optimizer.orthogonal(matrix.bfloat16()).float())
+        size = sorted(shape)
+        rows, columns = (torch.nn.functional.normalize(torch.randn(n, generator=random), dim=0) for n in size)
+        matrix = torch.outer(rows, columns) + noise * torch.randn(size, generator=random) / max(size) ** 0.5
+        lengths = torch.linalg.svdvals(optimizer.orthogonal(matrix[None].bfloat16())[0].float())
         assert 0.6 < lengths[0] < 1.4
 
 

@@ -12,15 +12,17 @@ from segnet import SEGNETS
 SHAPES = [(1, 1, 2, 2), (2, 3, 5, 4), (1, 6, 7, 9), (3, 8, 16, 12), (2, 5, 2, 3)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.mark.parametrize(("shape", "dtype", "layout"), list(itertools.product(SHAPES, DTYPES, LAYOUTS)))
 @pytest.mark.parametrize("values", ["random", "ties", "negative"])
-def test_values_and_gradients_equal_the_built_ins(shape, dtype, layout, values):
+@pytest.mark.parametrize("device", DEVICES)
+def test_values_and_gradients_equal_the_built_ins(shape, dtype, layout, values, device):
     torch.manual_seed(sum(shape))
     x = torch.randn(shape)
     x = {"random": x, "ties": x.round().clamp(-1, 1), "negative": -x.abs() - 1}[values]
-    x = x.to(dtype).contiguous(memory_format=layout)
+    x = x.to(device, dtype).contiguous(memory_format=layout)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
 
     pooled, places = max_pool(ours)
@@ -30,7 +32,7 @@ def test_values_and_gradients_equal_the_built_ins(shape, dtype, layout, values):
     assert torch.equal(pooled, expected)
     assert torch.equal(unpooled, expected_unpooled)
 
-    weights = torch.randn(shape).to(dtype)
+    weights = torch.randn(shape).to(device, dtype)
     (unpooled * weights).sum().backward()
     (expected_unpooled * weights).sum().backward()
     assert torch.equal(ours.grad, theirs.grad)

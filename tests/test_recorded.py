@@ -10,7 +10,7 @@ import train
 from common import machine, training
 from common.recorded import Recorded
 
-RECORDED = [("segnet", "adamw"), ("segnet_dsc", "adamw"), ("segnet_dsc", "muon"), ("unet_dsc", "adamw")]
+RECORDED = [("segnet", "muon"), ("segnet_dsc", "adamw"), ("segnet_dsc", "muon"), ("unet_dsc", "adamw")]
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
