@@ -58,7 +58,9 @@ class Muon(torch.optim.AdamW):
     dtype: of the matrix products. Every rank makes them for itself, so ranks are to be machines of one kind.
     """
 
-    def __init__(self, groups: list[dict], rate: float, dtype: torch.dtype = torch.float32, **options: object) -> None:
+    def __init__(
+        self, groups: list[dict], rate: float = 1e-3, dtype: torch.dtype = torch.float32, **options: object
+    ) -> None:
         super().__init__(groups, rate, **options)
         self.dtype = dtype
 

@@ -8,8 +8,6 @@ Pooling and unpooling are each other's gradient: both backward passes are `scatt
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +30,19 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     (B, ceil(C/4), H//2, W//2), uint8, for `max_unpool`. Of equal values the first in reading order
     counts, as in PyTorch. A NaN is handed on; where in its window it stood is not promised.
     """
-    exporting = torch.compiler.is_exporting()  # ONNX has no bit patterns; there the places are int64 indices
-    if exporting or (x.device.type not in KNOWN and not has_bit_patterns(x.device.type, x.dtype)):
-        return F.max_pool2d(x, 2, return_indices=True)
+    if not takes_bits(x):
+        return F.max_pool2d(x, 2, return_indices=True)  # places are int64 indices
     return _MaxPool.apply(x)
+
+
+def takes_bits(x: Tensor) -> bool:
+    """Not ONNX, which has no bit patterns, nor a GPU that only predicts.
+
+    That is done long before Python has asked for forty short kernels in place of one; training records them.
+    """
+    if torch.compiler.is_exporting() or (x.device.type == "cuda" and not torch.is_grad_enabled()):
+        return False
+    return x.device.type in KNOWN or has_bit_patterns(x.device.type, x.dtype)
 
 
 def max_unpool(values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
@@ -65,36 +72,10 @@ def has_bit_patterns(device: str, dtype: torch.dtype) -> bool:
     return works
 
 
-def fused(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """A function of this file, on CUDA as the few kernels that torch.compile makes of its many."""
-    return compiled()[function] if device == "cuda" and can_compile() else function
-
-
-@functools.cache
-def compiled() -> dict[Callable[..., Any], Callable[..., Any]]:
-    return {function: torch.compile(function, dynamic=True) for function in (largest, scatter, gather)}
-
-
-@functools.cache
-def can_compile() -> bool:
-    """Whether torch.compile works here and gives what the functions give as they are; says so if it doesn't."""
-    x = torch.arange(2 * 5 * 6 * 4).sin().view(2, 5, 6, 4).cuda()
-    own = compiled()
-    try:
-        values, places = own[largest](x)
-        back = own[scatter](values, places, 6, 4)
-        works = torch.equal(back, scatter(*largest(x), 6, 4)) and torch.equal(own[gather](back, places), values)
-    except Exception:  # a compiler is missing, or cannot do it: many kinds, of several libraries
-        works = False
-    if not works:
-        say_once("torch.compile fails here: pooling takes many short kernels in place of a few, and is slower")
-    return works
-
-
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, places = fused(largest, x.device.type)(x)
+        values, places = largest(x)
         ctx.save_for_backward(places)  # and not x, which the built-in keeps
         ctx.mark_non_differentiable(places)
         ctx.size = x.shape[-2:]
@@ -103,19 +84,19 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor, _) -> Tensor:
-        return fused(scatter, gradient.device.type)(gradient, ctx.saved_tensors[0], *ctx.size)
+        return scatter(gradient, ctx.saved_tensors[0], *ctx.size)
 
 
 class _MaxUnpool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
         ctx.save_for_backward(places)
-        return fused(scatter, values.device.type)(values, places, height, width)
+        return scatter(values, places, height, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return fused(gather, gradient.device.type)(gradient, ctx.saved_tensors[0]), None, None, None
+        return gather(gradient, ctx.saved_tensors[0]), None, None, None
 
 
 def windows(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -47,7 +47,8 @@ PARTS = ("steps", "tried", "twin", "data", "start")  # each is written when done
 def main() -> None:
     settings.check(globals(), {"PARTS": tuple(MEASURES)}, {"REPEATS": (1, math.inf)})
     machine.set_up(train.THREADS)
-    pets.load("trainval")  # makes the cache, so that nobody waits for it below
+    if {"data", "start"} & set(PARTS):
+        pets.load("trainval")  # makes the cache, so that nobody waits for it below
     if "steps" not in PARTS and not is_alike(read().get(machine.name(), {})):
         raise UserError("benchmark.json has no steps of this machine with these constants; measure them as well")
     for part in MEASURES:

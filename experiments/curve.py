@@ -62,9 +62,6 @@ SETTINGS = {
     "vit-masked-long": Variant(
         "ViT, masked pretraining on 3,311 images, 400 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-long"
     ),
-    "vit-masked-longer": Variant(
-        "ViT, masked pretraining on 3,311 images, 1600 epochs", f"{VIT} ENCODER_WEIGHTS={{}}", "vit-longer"
-    ),
     "lite0-random": Variant("Lite0 with skips, not pretrained", f"{LITE0} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
     "lite0-imagenet": Variant("Lite0 with skips, ImageNet's weights and labels", LITE0),
 }

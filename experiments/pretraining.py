@@ -33,7 +33,6 @@ PRETRAINED = {
     # The same first weights, which are not timm's: fixed position embeddings, Xavier's matrices. Nothing is learnt
     "vit-untrained": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,2 BATCH_SIZE=32 LEARNING_RATE=1e-12 {HELD_OUT}",
     "vit-long": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=20 BATCH_SIZE=256 {HELD_OUT}",
-    "vit-longer": f"NETWORK={VIT} IMAGE_SIZE=128 EPOCHS=1,21 PASSES=80 BATCH_SIZE=256 {HELD_OUT}",
     "segnet": f"{OWN} IMAGE_SIZE=64 EPOCHS=1,16 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128": f"{OWN} IMAGE_SIZE=128 EPOCHS=1,21 BATCH_SIZE=16 LEARNING_RATE=2e-3 HIDDEN=0.5 {HELD_OUT}",
     "segnet128-long": (

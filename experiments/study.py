@@ -95,7 +95,6 @@ LEVERS = {
         "WEIGHT_DECAY=0.05",
         "EPOCHS=1,101",
         "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0",
-        "EPOCHS=1,101 ZOOM=0.4 ROTATION=20.0 OPTIMIZER=muon",
     ),
     # What a pretrained encoder wants: loss, rate, sizes and length; and a larger one
     "tuned": (
@@ -109,8 +108,6 @@ LEVERS = {
         "LOSS=ce+dice EPOCHS=1,49",
         "LOSS=ce+dice EPOCHS=1,49 ZOOM=0.4 ROTATION=20.0",
         "LOSS=ce+dice OPTIMIZER=muon",
-        "LOSS=ce+dice OPTIMIZER=muon EPOCHS=1,49",
-        "LOSS=ce+dice OPTIMIZER=muon EPOCHS=1,49 ENCODER=tf_efficientnet_lite2",
     ),
 }
 

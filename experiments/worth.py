@@ -13,7 +13,6 @@ from experiments.findings import seeds_of
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
     "the transformer, masked pretraining, 400 epochs": ("vit-masked-long", "vit-untrained"),
-    "the transformer, masked pretraining, 1600 epochs": ("vit-masked-longer", "vit-untrained"),
     "the separable SegNet, masked pretraining": ("segnet_dsc-masked", "segnet_dsc"),
     "Lite0 with skips, ImageNet's weights and labels": ("lite0-imagenet", "lite0-random"),
     "another network: Lite0 with them in place of the separable SegNet": ("lite0-imagenet", "segnet_dsc"),

@@ -31,6 +31,8 @@ def test_values_and_gradients_equal_the_built_ins(shape, dtype, layout, values, 
     expected_unpooled = F.max_unpool2d(expected * 2, indices, 2, output_size=x.shape[-2:])
     assert torch.equal(pooled, expected)
     assert torch.equal(unpooled, expected_unpooled)
+    with torch.no_grad():
+        assert torch.equal(max_unpool(*max_pool(x), x.shape[-2:]), max_unpool(pooled, places, x.shape[-2:]))
 
     weights = torch.randn(shape).to(device, dtype)
     (unpooled * weights).sum().backward()
