@@ -20,7 +20,7 @@ from types import ModuleType
 
 from torch import nn
 
-dependencies = ["torch", "torchvision"]  # those on Lite0 and Lite2 need timm too, and say so
+dependencies = ["torch", "torchvision"]  # those on Lite2 need timm too, and say so
 
 HERE = Path(__file__).resolve().parent
 PREFIX = f"segnet_pets_{zlib.crc32(str(HERE).encode()):08x}_"  # of our modules' names, another in each checkout
@@ -48,9 +48,9 @@ def segnet_dsc_lite2(pretrained: bool = False) -> nn.Module:
     return network("segnet_dsc_lite2", pretrained, encoder="tf_efficientnet_lite2", skips=True)
 
 
-def segnet_dsc_lite0_256px(pretrained: bool = False) -> nn.Module:
-    """The same on EfficientNet-Lite0, 1.67 M parameters, for 256x256 px; like `segnet_dsc_lite2` otherwise."""
-    return network("segnet_dsc_lite0_256px", pretrained, encoder="tf_efficientnet_lite0", skips=True)
+def segnet_dsc_lite2_256px(pretrained: bool = False) -> nn.Module:
+    """`segnet_dsc_lite2`, trained at 256x256 px."""
+    return network("segnet_dsc_lite2_256px", pretrained, encoder="tf_efficientnet_lite2", skips=True)
 
 
 def network(name: str, is_pretrained: bool, **shape: object) -> nn.Module:

@@ -23,9 +23,10 @@ def multiply_adds(network: nn.Module, size: int) -> int:
     return total
 
 
-@torch.inference_mode()
+@torch.inference_mode(False)
+@torch.enable_grad()
 def kept_bytes(network: nn.Module, size: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes per image that the decoder is given beside the bottleneck: places of maxima, or whole maps.
+    """Bytes per image that the decoder is given beside the bottleneck in training: places of maxima, or whole maps.
 
     dtype: of the convolutions; maps of bfloat16 take half of float32's bytes, places always 2 bits per window.
     """

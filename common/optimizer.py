@@ -85,11 +85,11 @@ class Muon(torch.optim.AdamW):
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
         torch._foreach_mul_(weights, 1 - rate * weight_decay)
         alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
-        for p, gradient in zip(weights, ahead):
-            alike.setdefault(wide(p).shape, []).append((p, wide(gradient)))
+        for p, matrix in zip(weights, map(wide, ahead)):
+            alike.setdefault(matrix.shape, []).append((p, matrix))
         for shape, pairs in alike.items():
             directions = orthogonal(torch.stack([matrix for _, matrix in pairs]).to(self.dtype))
-            directions = directions.float() * (rate * 0.2 * math.sqrt(max(shape)))
+            directions = directions.to(pairs[0][0].dtype) * (rate * 0.2 * math.sqrt(max(shape)))
             for (p, _), direction in zip(pairs, directions):
                 p.sub_((direction if shape[0] == p.shape[0] else direction.T).reshape(p.shape))
 

@@ -1,7 +1,7 @@
 """Published weights: one file for each network in outputs/published/weights, which git keeps.
 
     outputs/published/weights/segnet_dsc.pt               named for its network
-    outputs/published/weights/segnet_dsc_lite0_256px.pt   and for the size of its images, where that is not 128 px
+    outputs/published/weights/segnet_dsc_lite2_256px.pt   and for the size of its images, where that is not 128 px
 
 A file is a checkpoint (see `pretrained.load_network`) with its row of results under "row", and with most tensors in
 float16; they are float32 again in the network that they are loaded into.

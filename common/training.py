@@ -48,15 +48,18 @@ def resume(
     leg["ranks"] = distributed.ranks()
     legs = state.get("legs", []) if state else []
     run.about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
+    changed = ""
     if state or 1 in checkpoints.epochs_in(run.folder):  # a kill in the first save leaves an epoch without a state
         was = state or checkpoints.load_file(checkpoints.weights_path(run.folder, 1))
         now = run.about | {"constants": compared_constants(run.about["constants"], epochs, done, fixed)}
         checkpoints.check_same_run(run.folder, was, now, defaults, new_leg=first == done + 1 > 1)
+        others = {name: value for name, value in run.about["constants"].items() if name != "EPOCHS"}
+        changed = checkpoints.differing(was["constants"], others, defaults)
     if state:
         checkpoints.restore(state, run.network, run.optimizer, run.random)
         if distributed.is_first():
             checkpoints.write_history(run.folder, run.history)  # where a kill came between the state and its table
-        print(f"going on after epoch {done} in {run.folder}")
+        print(f"going on after epoch {done} in {run.folder}" + (f", begun with {changed}" if changed else ""))
 
 
 def compared_constants(

@@ -64,6 +64,7 @@ def steps() -> dict[str, object]:
     """Time and peak memory of a training step and of inference; what a step computes, hands over, and could reach."""
     types = dict.fromkeys(("float32", machine.precision_name("auto")))
     found: dict[str, object] = {"matrix_product_gflops": {name: matrix_product(getattr(torch, name)) for name in types}}
+    found["optimizer"] = train.OPTIMIZER  # of ours
     peak: dict[str, object] = {}
     for kind, key in (("train", "train_step_ms"), ("infer", "inference_ms")):
         found[key], peak[kind] = {}, {}
@@ -192,7 +193,7 @@ def constants() -> dict[str, object]:
 
 
 def is_alike(entry: dict) -> bool:
-    return constants().items() <= entry.items()
+    return constants().items() <= entry.items() and entry.get("optimizer", "adamw") == train.OPTIMIZER
 
 
 def read() -> dict[str, dict]:

@@ -8,6 +8,8 @@ from common.trimap import BORDER, CLASSES
 from experiments.cells import difference, markdown, spread
 from experiments.tasks import SEEDS, Task, row_of, tasks
 
+MUON = "OPTIMIZER=muon"
+
 
 def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) -> list[dict[str, object]]:
     """Groups of compare.py: an entry for each variant that has rows, results in lists over seeds."""
@@ -21,6 +23,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
                 "name": variant, "size": first["image_size"], "epochs": first["epochs"],
                 "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes", "loss")},
+                "optimizer": first["constants"]["OPTIMIZER"],
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
                 "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
@@ -108,10 +111,10 @@ def study_lines(study: str) -> dict[str, dict[int, Row]]:
     return found
 
 
-def study_changes(study: str, setting: str, name: str) -> list[float]:
-    """What a setting changes in a result on the validation tenth, for each seed that it has in common with the base."""
+def study_changes(study: str, setting: str, name: str, beside: str = "") -> list[float]:
+    """What a setting changes in a result on the validation tenth, for each seed that another has too, or the base."""
     lines, key = study_lines(study), f"validation_{name}"
-    base = lines.get("", {})
+    base = lines.get(beside, {})
     return [line[key] - base[seed][key] for seed, line in lines[setting].items() if seed in base]
 
 
@@ -165,21 +168,37 @@ def answers() -> list[str]:
         f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
         f"which halves maps alone. The peak memory of the whole process falls by less: {less_memory()}.",
         "2. **What does that cost?** At 128 px the separable U-Net's mean IoU differs from the separable SegNet's by "
-        f"{trained_out('segnet_dsc', 'unet_dsc')}{unet.gain()} after five epochs; at 64 px by {small_unet.gain()}, "
-        f"near the contour by {small_unet.gain('contour_mean_iou')} (five epochs on a third of the images).",
+        f"{trained_out('segnet_dsc', 'unet_dsc')}{unet.gain()} after five epochs{unet.by()}; at 64 px by "
+        f"{small_unet.gain()}, near the contour by {small_unet.gain('contour_mean_iou')} (five epochs on a third of "
+        f"the images{small_unet.by()}).",
         f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain()} of mean IoU; whole maps, "
         f"added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices in place of "
-        f"bilinear upsampling change it by {both.gain()} (64 px, five epochs on a third of the images).",
+        f"bilinear upsampling change it by {both.gain()} (64 px, five epochs on a third of the images{both.by()}).",
         "4. **What does separable convolution cost?** At 128 px SegNet's mean IoU differs from its separable twin's by "
-        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs. SegNet has "
+        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs{full.by()}. SegNet has "
         f"{full.ratio('parameters'):.0f} times the parameters and {full.ratio('multiply_adds'):.0f} times the "
         "multiply-adds.",
         f"5. **Which loss finds small pets, and which the border?** {losses()}. `LOSS=ce+dice`, with Dice in place "
         f"of the soft IoU, changes the border's IoU by {border}, mean IoU by {all_classes} "
-        "(64 px, 24 epochs, on the validation tenth).",
+        "(64 px, 24 epochs by AdamW, on the validation tenth).",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.mean() > 0 else 'No'}, after five "
         f"epochs: it changes mean IoU by {fifth.gain()}.",
+        f"7. **What does Muon bring?** {muon()}",
     ]
+
+
+def muon() -> str:
+    """What SegNet gains by it when trained out, and where a study tells it from the loss."""
+    ours, earlier, record = (entries(128, (group,))["segnet"] for group in ("muon", "forty", "record"))
+    beside_dice = study_changes("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
+    return (
+        f"SegNet's mean IoU after {ours['epochs']} epochs with it and Dice is {spread(ours['mean_iou'])}: "
+        f"{paired(ours, earlier, 'mean_iou')} over as many with `LOSS={earlier['loss']} "
+        f"OPTIMIZER={earlier['optimizer']}`, {paired(ours, record, 'mean_iou')} over {record['epochs']} with AdamW, "
+        f"Dice and stronger movement. Muon's part: {difference(beside_dice)} for the separable network (64 px, 24 "
+        f"epochs), {difference(study_changes('rates', MUON, 'mean_iou'))} for SegNet (64 px, five epochs), both on the "
+        "validation tenth."
+    )
 
 
 def less_memory() -> str:
@@ -203,7 +222,7 @@ def losses() -> str:
     ranked = sorted(titles, key=lambda name: -statistics.mean(small[name]["small_pets"]))
     ranking = ", ".join(f"{titles[name]} {spread(small[name]['small_pets'])}" for name in ranked)
     return (
-        f"Mean IoU on the smallest third at 64 px, after five epochs: {ranking}; the first two differ by "
+        f"Mean IoU on the smallest third at 64 px, after five epochs by AdamW: {ranking}; the first two differ by "
         f"{paired(small[ranked[0]], small[ranked[1]], 'small_pets')}"
     )
 
@@ -215,7 +234,7 @@ def trained_out(first: str, second: str) -> str:
     pair = Pair(first, second, 128, ("record",))
     means = " against ".join(spread(entry["mean_iou"]) for entry in (pair.second, pair.first))
     return (
-        f"{pair.gain()} after {pair.first['epochs']} epochs with `LOSS={pair.first['loss']}` ({means}; "
+        f"{pair.gain()} after {pair.first['epochs']} epochs{pair.by()} ({means}; "
         f"near the contour {pair.gain('contour_mean_iou')}), "
     )
 
@@ -228,6 +247,10 @@ class Pair:
 
     def gain(self, result: str = "mean_iou") -> str:
         return paired(self.second, self.first, result)
+
+    def by(self) -> str:
+        """How both were trained."""
+        return f" with `LOSS={self.first['loss']} OPTIMIZER={self.first['optimizer']}`"
 
     def mean(self, result: str = "mean_iou") -> float:
         return statistics.mean(differences(self.second, self.first, result))

@@ -3,7 +3,8 @@
     python -m experiments.ranks                       with the machine to itself; outputs/published/ranks.json
     python -m experiments.ranks SEEDS=0 REPEATS=1     sooner
 
-Images per second in turns, each in new processes, and the mean IoU on the test split after train.py's default recipe.
+Images per second in turns, each in new processes, and the mean IoU on the test split after train.py's default recipe,
+but for FORMER.
 """
 
 import json
@@ -14,13 +15,14 @@ import fetch_oxford_iiit_pets as pets
 from common import machine, settings
 from common.files import write_atomically
 from experiments import trials
+from experiments.tasks import FORMER
 
 NETWORKS = ("segnet", "segnet_dsc")  # whose steps are timed
 IMAGE_SIZES = (64, 128)  # px a side
 REPEATS = 5  # turns of each way
 STEPS = 40  # per turn
 SEEDS = (0, 1, 2)  # trained each way
-TRAINED = "segnet_dsc"  # by the default recipe
+TRAINED = "segnet_dsc"  # by the default recipe, but for FORMER
 TRAINED_SIZE = 64  # px a side
 RANKS = 0  # 0: one per core
 
@@ -54,14 +56,14 @@ def main() -> None:
 
 def timed(ranks: int, *arguments: str) -> dict[str, object]:
     """What rank_steps.py measures."""
-    return json.loads(run(ranks, "experiments.rank_steps", *arguments).splitlines()[-1])
+    return json.loads(run(ranks, "experiments.rank_steps", *FORMER.split(), *arguments).splitlines()[-1])
 
 
 def trained(ranks: int, seed: int) -> float:
     """Mean IoU on the test split of a network that so many ranks have trained; all are tested by one process."""
     name = f"ranks-{ranks}-{seed}"
     of = (f"RUN={name}", f"NETWORKS={TRAINED}", f"IMAGE_SIZE={TRAINED_SIZE}")
-    run(ranks, "train.py", *of, f"SEED={seed}")
+    run(ranks, "train.py", *of, *FORMER.split(), f"SEED={seed}")
     run(1, "test.py", *of, "EXAMPLES=0", "BASELINE=False")
     row = json.loads((pets.outputs_folder() / "results.jsonl").read_text().splitlines()[-1])
     shutil.rmtree(pets.outputs_folder() / name)

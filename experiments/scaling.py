@@ -6,6 +6,7 @@ import statistics
 from common.cost import multiply_adds
 from common.results import PUBLISHED
 from experiments.cells import markdown, spread
+from experiments.tasks import FORMER
 from segnet import NETWORKS, count_parameters
 
 # What an H100 SXM can do at most, by its data sheet (https://www.nvidia.com/en-us/data-center/h100/) and that of the
@@ -46,7 +47,8 @@ def ranks() -> list[str]:
         "",
         *markdown(header, cells),
         "",
-        f"Mean IoU on the test split after the default recipe, {trained['network']} at {trained['image_size']} px, "
+        f"Mean IoU on the test split after the default recipe with `{FORMER}`, {trained['network']} at "
+        f"{trained['image_size']} px, "
         f"{len(ious['one'])} seeds: {spread(ious['one'])} by one process, {spread(ious['ranks'])} by "
         f"{found['ranks']} ranks; the difference by seed is {', '.join(f'{d:+.4f}' for d in apart)}.",
     ]

@@ -38,8 +38,8 @@ TUNED = f"ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 RO
 FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, networks, what it changes, seeds
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
-    ("forty", "record40", "segnet_dsc,segnet,unet_dsc", f"{FORTY} {FORMER}", SEEDS),
-    ("forty", "muon40", "segnet_dsc,segnet", FORTY, SEEDS),
+    ("forty", "record40", "segnet", f"{FORTY} {FORMER}", SEEDS),
+    ("muon", "muon40", "segnet_dsc,segnet", FORTY, SEEDS),
     ("record", "record100", "segnet_dsc,segnet,unet_dsc", f"{RECORD} OPTIMIZER=adamw", SEEDS),
     ("encoder", "lite0", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True", SEEDS),
     ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", SEEDS),
@@ -54,7 +54,7 @@ FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, 
     ("clock", "sprint-larger", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0", SEEDS),
     ("clock", "sprint-share", "segnet", f"EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8 {FORMER}", SEEDS),
 )
-PICTURED = ("record100", "lite2-muon")  # runs, of seed 0, whose pictures git keeps
+PICTURED = ("record100", "lite2")  # runs, of seed 0, whose pictures git keeps
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 
 

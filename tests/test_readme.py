@@ -50,7 +50,8 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
         if row["run"].startswith("record100") and not row["mirror"] and row["network"] in scores
     ]
     monkeypatch.setattr(tables.findings, "rows", lambda: record)
-    said = "+0.0300 ± 0.0000 (n=3) after 100 epochs with `LOSS=ce+dice` (0.7800 ± 0.0000 against 0.7500 ± 0.0000; "
+    said = "+0.0300 ± 0.0000 (n=3) after 100 epochs with `LOSS=ce+dice OPTIMIZER=adamw` (0.7800 ± 0.0000 against "
+    said += "0.7500 ± 0.0000; "
     said += "near the contour +0.0200 ± 0.0000 (n=3)), "
     assert tables.findings.trained_out("segnet_dsc", "segnet") == said
     assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.0300 ")
@@ -60,6 +61,29 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
     assert "near the contour +0.0200 (one seed))" in tables.findings.trained_out("segnet_dsc", "segnet")
     monkeypatch.setattr(tables.findings, "rows", lambda: [row | {"version": 1} for row in record])
     assert tables.findings.trained_out("segnet_dsc", "segnet") == ""
+
+
+def test_what_muon_brings_is_paired_by_seed(monkeypatch):
+    """In whatever order rows and lines stand in their files."""
+    by_seed = {0: 0.1, 1: 0.2, 2: 0.4}
+    rows = [
+        row | {"mean_iou": by_seed[row["seed"]] + (0.05 if row["run"].startswith("muon40") else 0)}
+        for row in results.rows()
+        if re.match("muon40|record40|record100", row["run"]) and row["network"] == "segnet"
+    ]
+    settings = ("LOSS=ce+dice", "LOSS=ce+dice OPTIMIZER=muon", "OPTIMIZER=muon", "")
+    lines = [
+        {"study": study, "setting": setting, "seed": seed, "base": "", "version": results.VERSION,
+         "validation_mean_iou": by_seed[seed] + 0.01 * settings.index(setting)}
+        for study in ("moved", "rates") for setting in settings for seed in by_seed
+    ]  # fmt: skip
+    for some, others in ((rows, lines[:12]), (rows[::-1], lines[11::-1])):
+        monkeypatch.setattr(tables.findings, "rows", lambda found=some: found)
+        monkeypatch.setattr(tables.findings, "lines_of", lambda name, found=others: found + lines[12:])
+        said = tables.findings.muon()
+        assert said.count("+0.0500 ± 0.0000 (n=3) over") == 2
+        assert "+0.0100 ± 0.0000 (n=3) for the separable network" in said
+        assert "-0.0100 ± 0.0000 (n=3) for SegNet" in said
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
@@ -166,7 +190,9 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     for not_timed in ({"threads": 1}, {"seed": 1}, {"machine": "other still"}):
         found["defaults"] = [row | not_timed]
         (line,) = speed.stopwatch()[2:]
-    assert line.startswith("| segnet | `EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8` | M | 50 | 10 | 5.0x | ")
+    assert line.startswith(
+        "| segnet | `EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8 LOSS=ce+iou OPTIMIZER=adamw` | M | 50 | 10 | 5.0x | "
+    )
     assert [cell.rpartition(": ")[2] for cell in line.strip(" |").split(" | ")[6:]] == [
         "3 of 3",
         "2 of 3",

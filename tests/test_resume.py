@@ -77,6 +77,11 @@ def test_a_constant_that_an_old_state_lacks_had_its_default(script, begun):
     assert "was begun by version 1 of this code; choose another RUN" in said
 
 
+def test_a_leg_by_other_constants_says_what_was_before(script, begun):
+    printed = script("train.py", *RUN, "EPOCHS=3,4", "VALIDATION_SHARE=0.2", "LOSS=ce")
+    assert f"going on after epoch 2 in {begun}, begun with LOSS={train.LOSS}\n" in printed
+
+
 def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun):
     constants = (*RUN, "EPOCHS=1,3", "VALIDATION_SHARE=0.2")
     (begun / "state.pt").unlink()
