@@ -201,7 +201,7 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     ]
     assert "as good" not in speed.gains()[0]  # one seed of three isn't
     found["sprint-share"][1]["mean_iou"] = 0.5
-    assert "(9 ms per image and training step; as good after 10 s, 5.0 times as soon), separable" in speed.gains()[0]
+    assert "(9 ms per image and training step by AdamW; as good after 10 s, 5.0 times as soon)" in speed.gains()[0]
     found["defaults"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
     assert "as good after 8 s, 5.9 times as soon" in speed.gains()[0]
     found["defaults"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
