@@ -120,7 +120,10 @@ def together(network: nn.Module) -> nn.Module:
         timm = sys.modules.get("timm")  # its BatchNorm holds the activation too, which torch's way would lose
         convert = timm.layers.convert_sync_batchnorm if timm else nn.SyncBatchNorm.convert_sync_batchnorm
         network = convert(network)  # in place, and with the same parameters
-    return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    encoder = hasattr(network, "encoder")  # timm's may hold weights that no map of ours needs
+    return DistributedDataParallel(
+        network, forward_sync_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=encoder
+    )
 
 
 def alone(network: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """What test_distributed.py has two ranks do: each compares with what one process would do, and says so at the end."""
 
 import torch
+from torch import nn
 
 import fetch_oxford_iiit_pets as pets
 import metrics
@@ -65,6 +66,31 @@ def compare_step(loss):
     for ours, theirs in zip(networks[0].parameters(), networks[1].parameters()):
         same(ours, theirs, rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(*of) for of in zip(networks[1].parameters(), NETWORKS["segnet_dsc"]().parameters()))
+
+
+class PartlyUsed(nn.Module):
+    """As an encoder of timm may be, e.g. HRNet's: no map that is taken needs one of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
+
+    def forward(self, x):
+        return self.encoder[0](x)
+
+
+def steps_that_leave_a_weight_alone():
+    torch.manual_seed(6)
+    network = PartlyUsed()
+    before = [parameter.clone() for parameter in network.parameters()]
+    learner, optimizer = distributed.together(network), torch.optim.AdamW(network.parameters(), 0.1, weight_decay=0.0)
+    images, trimaps = torch.rand(4, 3, 8, 8), torch.randint(0, 3, (4, 1, 8, 8))
+    for _ in range(3):
+        train.train_step(learner, optimizer, distributed.share(images), distributed.share(trimaps), "ce", torch.float32)
+    changed = [not torch.equal(*of) for of in zip(before, network.parameters())]
+    assert changed == [True, True, False, False]
+    for parameter in network.parameters():
+        same(*distributed.gather([parameter.detach()]))
 
 
 def compare_results(split):
@@ -138,6 +164,7 @@ def main():
     compare_batches(split)
     for loss in ("ce", "iou", "ce+iou", "ce+dice"):
         compare_step(loss)
+    steps_that_leave_a_weight_alone()
     compare_results(pets.load("test"))
     assert distributed.any_rank(distributed.rank() == 1) and not distributed.any_rank(False)
     compare_training()
