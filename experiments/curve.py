@@ -15,6 +15,7 @@ with ImageNet's weights: the labels of 1.3 M other images. The same network from
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,9 +128,14 @@ def tries(name: str, folder: Path, data: str) -> dict[int, Row]:
     """A variant's lines in the folder's lengths.jsonl, on these data, by steps in the order of LENGTHS."""
     known = {"version": results.VERSION, "data": data}.items()
     lines = [line for line in results.lines_of("lengths.jsonl", folder) if known <= line.items()]
-    by_arguments = {frozenset((*FORMER.split(), *line["arguments"])): line for line in lines}  # older lines lack them
-    arguments = {steps: frozenset(task_of(name, FIRST, steps, seed=0).arguments) for steps in LENGTHS}
+    by_arguments = {key_of(line["arguments"]): line for line in lines}
+    arguments = {steps: key_of(task_of(name, FIRST, steps, seed=0).arguments) for steps in LENGTHS}
     return {steps: by_arguments[key] for steps, key in arguments.items() if key in by_arguments}
+
+
+def key_of(arguments: Iterable[str]) -> frozenset[str]:
+    """What a line is known by; those from before FORMER was given lack it."""
+    return frozenset((*FORMER.split(), *arguments))
 
 
 def next_length(found: dict[int, Row]) -> int | None:
