@@ -27,8 +27,9 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
     x: (B, C, H, W), floating point, H and W at least 2; an odd last row or column is left out.
     Returns values (B, C, H//2, W//2), equal to `F.max_pool2d(x, 2)`, and places
-    (B, ceil(C/4), H//2, W//2), uint8, for `max_unpool`. Of equal values the first in reading order
-    counts, as in PyTorch. A NaN is handed on; where in its window it stood is not promised.
+    (B, ceil(C/4), H//2, W//2), uint8, for `max_unpool`; PyTorch's own, int64, where `takes_bits` says
+    no. Of equal values the first in reading order counts, as in PyTorch. A NaN is handed on; where in
+    its window it stood is not promised.
     """
     if not takes_bits(x):
         return F.max_pool2d(x, 2, return_indices=True)  # places are int64 indices
