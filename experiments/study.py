@@ -85,8 +85,17 @@ LEVERS = {
         "EPOCHS=1,3 SIZES=0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0",
         "EPOCHS=1,3 SIZES=0.625,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6",
         "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6",
+        "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6 MUON_RATE=8.0",
+        "EPOCHS=1,3 SIZES=0.5,1 LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 BATCH_SIZE=6 WARM_UP=0.1",
     ),
-    "sprint_segnet": ("", "EPOCHS=1,2 SIZES=1", "TRAIN_SHARE=0.8"),
+    "sprint_segnet": (
+        "",
+        "EPOCHS=1,2 SIZES=1",
+        "TRAIN_SHARE=0.8",
+        "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.5",
+        "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.35",
+        "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.25",
+    ),
     # What the longest runs want, at their own size
     "record": (
         "",
