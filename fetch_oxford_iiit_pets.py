@@ -154,7 +154,7 @@ def identity(split: str) -> str:
 
 
 def trimap_at_own_size(pair: cache.Pair) -> Tensor:
-    """A trimap (1, H, W), uint8, as the data set has it, but classes from 0."""
+    """A trimap (1, H, W), uint8, as its file has it, but classes from 0."""
     return cache.read_trimap(data_folder(), pair)
 
 

@@ -71,9 +71,9 @@ def dice_loss(logits: Tensor, trimaps: Tensor) -> Tensor:
 LOSSES = {"ce": cross_entropy, "iou": IoULoss(softmax=True), "dice": dice_loss}
 
 
-def segmentation_loss(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
-    """One of LOSSES or the sum of several, such as "ce+iou"; logits (B, 3, H, W), trimaps (B, 1, H, W)."""
-    first, *others = (LOSSES[name](logits, trimaps) for name in kind.split("+"))
+def segmentation_loss(kind: str, logits: Tensor, trimaps: Tensor, losses: dict[str, Callable] = LOSSES) -> Tensor:
+    """One of `losses` or the sum of several, such as "ce+iou"; logits (B, 3, H, W), trimaps (B, 1, H, W)."""
+    first, *others = (losses[name](logits, trimaps) for name in kind.split("+"))
     return sum(others, first)
 
 
@@ -171,7 +171,7 @@ class Evaluation(NamedTuple):
     soft: Tensor  # IoUMetric (N,)
     contour: Tensor  # confusion matrices (N, 3, 3) of the pixels near the contour
     two_class: Tensor  # the same of pet against background, border pixels left out
-    own_size: Tensor | None = None  # the same at each image's own size, against the trimap as the data set has it
+    own_size: Tensor | None = None  # the same at each image's own size, against the trimap as it was read
 
 
 def summary(found: Evaluation) -> dict[str, object]:

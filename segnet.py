@@ -1,9 +1,9 @@
 """SegNet, its depthwise-separable twin and U-Nets of the same widths, for three classes of pixels.
 
 After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): an encoder as in VGG16,
-and a decoder that gets from it only the places of the pooling maxima. The separable variant replaces each
-convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861), but with no
-BatchNorm and ReLU between the two.
+and a decoder that gets its last map and, of each stage, only the places of the pooling maxima. The separable
+variant replaces each convolution by a depthwise and a pointwise one, as in MobileNet
+(https://arxiv.org/abs/1704.04861), but with no BatchNorm and ReLU between the two.
 """
 
 import torch

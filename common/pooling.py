@@ -1,7 +1,7 @@
 """2x2 max pooling that remembers where each maximum was in two bits, and the unpooling that reads them.
 
-SegNet's decoder gets nothing from its encoder but the places of the maxima (Badrinarayanan, Kendall and
-Cipolla 2017, https://arxiv.org/abs/1511.00561, section 3), and the paper counts 2 bits a window for them.
+Of each stage of its encoder SegNet's decoder gets nothing but the places of the maxima (Badrinarayanan, Kendall
+and Cipolla 2017, https://arxiv.org/abs/1511.00561, section 3), and the paper counts 2 bits a window for them.
 `torch.nn.MaxPool2d(2, return_indices=True)` hands out int64, 64 bits. Here four windows share a byte.
 
 Pooling and unpooling are each other's gradient: both backward passes are `scatter` and `gather` again.

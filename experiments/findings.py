@@ -159,14 +159,15 @@ def answers() -> list[str]:
     small_unet = Pair("segnet_dsc", "unet_dsc", 64)
     nothing, maps = Pair("bilinear_dsc", "segnet_dsc", 64), Pair("segnet_dsc", "bilinear_maps_dsc", 64)
     both = Pair("bilinear_maps_dsc", "segnet_maps_dsc", 64)
-    fifth = Pair("segnet_dsc", "fifth-stage", 128)
+    fifth, small_fifth = (Pair("segnet_dsc", "fifth-stage", size) for size in (128, 64))
     border, all_classes = (
         difference(study_changes("moved", "LOSS=ce+dice", name)) for name in ("border_iou", "mean_iou")
     )
     return [
         f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes'):.0f} times fewer bytes "
         f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
-        f"which halves maps alone. The peak memory of the whole process falls by less: {less_memory()}.",
+        "which halves maps alone. By machine and precision, the peak memory of the whole process falls "
+        f"{less('peak_mib')}; the time of a step {less('ms')}.",
         "2. **What does that cost?** At 128 px the separable U-Net's mean IoU differs from the separable SegNet's by "
         f"{trained_out('segnet_dsc', 'unet_dsc')}{unet.gain()} after five epochs{unet.by()}; at 64 px by "
         f"{small_unet.gain()}, near the contour by {small_unet.gain('contour_mean_iou')} (five epochs on a third of "
@@ -182,7 +183,8 @@ def answers() -> list[str]:
         f"of the soft IoU, changes the border's IoU by {border}, mean IoU by {all_classes} "
         "(64 px, 24 epochs by AdamW, on the validation tenth).",
         f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.mean() > 0 else 'No'}, after five "
-        f"epochs: it changes mean IoU by {fifth.gain()}.",
+        f"epochs: it changes mean IoU by {fifth.gain()}; by {small_fifth.gain()} at 64 px, on a third of the images"
+        f"{small_fifth.by()}.",
         f"7. **What does Muon bring?** {muon()}",
     ]
 
@@ -190,29 +192,36 @@ def answers() -> list[str]:
 def muon() -> str:
     """What SegNet gains by it when trained out, and where a study tells it from the loss."""
     ours, earlier, record = (entries(128, (group,))["segnet"] for group in ("muon", "forty", "record"))
+    separable, separable_record = (entries(128, (group,))["segnet_dsc"] for group in ("muon", "record"))
     beside_dice = study_changes("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
     return (
-        f"SegNet's mean IoU after {ours['epochs']} epochs with it and Dice is {spread(ours['mean_iou'])}: "
+        f"SegNet's mean IoU after {ours['epochs']} epochs with it and `{ours['loss']}` is {spread(ours['mean_iou'])}: "
         f"{paired(ours, earlier, 'mean_iou')} over as many with `LOSS={earlier['loss']} "
         f"OPTIMIZER={earlier['optimizer']}`, {paired(ours, record, 'mean_iou')} over {record['epochs']} with AdamW, "
-        f"Dice and stronger movement. Muon's part: {difference(beside_dice)} for the separable network (64 px, 24 "
-        f"epochs), {difference(study_changes('rates', MUON, 'mean_iou'))} for SegNet (64 px, five epochs), both on the "
-        "validation tenth."
+        f"`{record['loss']}`, stronger zoom and rotation; the separable network's {separable['epochs']} epochs differ "
+        f"from such {separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}. Muon alone "
+        f"changes it by {difference(beside_dice)} for the separable network (64 px, 24 epochs), by "
+        f"{difference(study_changes('rates', MUON, 'mean_iou'))} for SegNet (64 px, five epochs; on a third of the "
+        "images, on the validation tenth)."
     )
 
 
-def less_memory() -> str:
-    """By how much less SegNet's process takes at its peak than its U-Net twin's, over all entries of the benchmark."""
+def less(key: str) -> str:
+    """How much less SegNet's process takes than its U-Net twin's, over all entries of the benchmark.
+
+    key: "ms", a step's time, or "peak_mib", the memory of the whole process.
+    """
     machines = [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "unet_twin" in entry]
 
     def saved(kind: str, network: str) -> str:
-        peaks = [{way: found["peak_mib"] for way, found in m["unet_twin"][kind][network].items()} for m in machines]
-        shares = [100 * (1 - peak["ours"] / peak["unet"]) for peak in peaks]
+        of_ways = [entry["unet_twin"][kind][network] for entry in machines]
+        shares = [100 * (1 - found["ours"][key] / found["unet"][key]) for found in of_ways]
         return f"{min(shares):.0f} to {max(shares):.0f} %"
 
-    told = (f"in {what} by {saved(kind, 'segnet_dsc')} (separable) and {saved(kind, 'segnet')} (SegNet)"
-            for kind, what in (("train", "training"), ("infer", "inference")))  # fmt: skip
-    return f"{', '.join(told)}, by machine and precision (one process each, batches of {machines[0]['batch_size']})"
+    return ", ".join(
+        f"in {what} by {saved(kind, 'segnet_dsc')} (separable) and {saved(kind, 'segnet')} (SegNet)"
+        for kind, what in (("train", "training"), ("infer", "inference"))
+    )
 
 
 def losses() -> str:

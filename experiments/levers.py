@@ -99,7 +99,8 @@ def train_step(
     """train.train_step with the losses of this file."""
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         logits = network(images)
-    value = total(loss, logits.float(), trimaps)
+    losses = metrics.LOSSES | {"ce": cross_entropy, "lovasz": lovasz_loss}
+    value = metrics.segmentation_loss(loss, logits.float(), trimaps, losses)
     for head in network.coarse if COARSE else ():
         value = value + COARSE * on_shares(head.__dict__.pop("logits").float(), trimaps)
     optimizer.zero_grad()
@@ -122,13 +123,6 @@ def average(network: nn.Module) -> None:
     both = zip(averages[network].state_dict().values(), network.state_dict().values())
     averaged, now = zip(*(pair for pair in both if pair[0].is_floating_point()))
     get_ema_multi_avg_fn(AVERAGE)(list(averaged), list(now), None)
-
-
-def total(kind: str, logits: Tensor, trimaps: Tensor) -> Tensor:
-    """The sum of the losses that `kind` names, joined by +; logits (B, 3, H, W), trimaps (B, 1, H, W)."""
-    losses = metrics.LOSSES | {"ce": cross_entropy, "lovasz": lovasz_loss}
-    first, *others = (losses[name](logits, trimaps) for name in kind.split("+"))
-    return sum(others, first)
 
 
 def cross_entropy(logits: Tensor, trimaps: Tensor) -> Tensor:

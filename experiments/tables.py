@@ -88,10 +88,9 @@ def summary() -> list[str]:
         seeds = recipe(run, network)
         row = seeds[0]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
-        minutes = f"{minutes_of(row)} ({cores_of(row)})" if row["train_seconds"] else "-"
         scores = (spread([row[name] for row in seeds]) for name in ("pixel_accuracy", "mean_iou"))
-        cells.append((title, parameters, minutes, *scores))
-    return markdown(("network", "parameters", "minutes to train", "pixel accuracy", "mean IoU"), cells)
+        cells.append((title, parameters, *scores))
+    return markdown(("network", "parameters", "pixel accuracy", "mean IoU"), cells)
 
 
 def minutes_of(row: Row) -> str:

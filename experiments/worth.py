@@ -84,8 +84,9 @@ def minutes(line: Row) -> str:
 
 def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
-    by_variant, few = runs.measured(), runs.FIRST
-    chosen_with = seeds_of("record100", "segnet_dsc")[0]["train_images"] - runs.COUNTS[-1]
+    by_variant, few, most = runs.measured(), runs.FIRST, runs.COUNTS[-1]
+    chosen_with = seeds_of("record100", "segnet_dsc")[0]["train_images"] - most
+    lead = gains_of("lite0-imagenet", "segnet_dsc")
     scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
     return (
         "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images: "
@@ -96,9 +97,9 @@ def answer() -> str:
         f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings "
         f"{changes(gains_of('vit-masked-long', 'vit-untrained'))}, and the separable SegNet "
         f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does it stop?* "
-        f"Lite0 is ahead of the separable SegNet by {changes(gains_of('lite0-imagenet', 'segnet_dsc'))}"
-        f"{ends(gains_of('lite0-imagenet', 'segnet_dsc')) or '; where that ends is not measured'}. How long "
-        f"to train was chosen on {chosen_with} validation images, whose labels come on top of these counts (128 px). "
+        f"Lite0 is ahead of the separable SegNet by {changes(lead, *runs.MORE_SEEDS, most)}: {reach(lead, runs.GAIN)}. "
+        f"How long to train was chosen on {chosen_with} validation images, whose labels come on top of these counts "
+        "(128 px). "
         "([More](experiments/README.md#what-a-label-is-worth).)"
     )
 
@@ -136,25 +137,16 @@ def labels_for(value: float, curve: dict[int, float]) -> float | None:
     return None
 
 
-def ends(gains: dict[int, list[float]]) -> str:
-    """Where a gain ends, in brackets."""
-    end = reach(gains, runs.GAIN)
-    return end and f" ({end})"
-
-
-def changes(gains: dict[int, list[float]]) -> str:
-    """Gains with the numbers of labels that are meant to have several seeds."""
-    told = [f"{difference(found)} with {count:,}" for count, found in gains.items() if count in runs.MORE_SEEDS]
+def changes(gains: dict[int, list[float]], *counts: int) -> str:
+    """Gains with these numbers of labels, or else with those that are meant to have several seeds."""
+    wanted = counts or runs.MORE_SEEDS
+    told = [f"{difference(found)} with {count:,}" for count, found in gains.items() if count in wanted]
     return ", ".join(told) + " labels" if told else "an amount not measured yet"
 
 
 def reach(gains: dict[int, list[float]], least: float) -> str:
-    """From which number of labels on the mean gain is less than that; "" where no two numbers have several seeds."""
-    means = {count: statistics.mean(found) for count, found in sorted(gains.items()) if len(found) > 1}
-    if len(means) < 2:
-        return ""
+    """From which number of labels on the mean gain is less than that, or that it isn't with any."""
+    means = {count: statistics.mean(found) for count, found in sorted(gains.items())}
     worth_it = [count for count, gain in means.items() if gain >= least]
     beyond = [count for count in means if not worth_it or count > worth_it[-1]]
-    if beyond:
-        return f"less than {least} from {beyond[0]:,} on"
-    return f"still {least} or more with {worth_it[-1]:,}, the most that have several seeds" if worth_it else ""
+    return f"it is less than {least} from {beyond[0]:,} on" if beyond else "it has not ended there"

@@ -69,7 +69,7 @@ def test_what_muon_brings_is_paired_by_seed(monkeypatch):
     rows = [
         row | {"mean_iou": by_seed[row["seed"]] + (0.05 if row["run"].startswith("muon40") else 0)}
         for row in results.rows()
-        if re.match("muon40|record40|record100", row["run"]) and row["network"] == "segnet"
+        if re.match("muon40|record40|record100", row["run"])
     ]
     settings = ("LOSS=ce+dice", "LOSS=ce+dice OPTIMIZER=muon", "OPTIMIZER=muon", "")
     lines = [
