@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from common.pooling import max_pool, max_unpool
 from common.settings import UserError
 
-# Channels before, between and after the convolutions of each stage, the finest stage first. The decoder runs its stages
-# from the last to the first; its first ends in the three classes.
+# Channels before, between and after the convolutions of each stage, the finest stage first. Of an image of 128 px their
+# maps have 128, 64, 32, 16 (and 8) px a side, and the bottleneck half of the last. The decoder runs its stages from the
+# last to the first; its first ends in the three classes.
 ENCODER = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 DECODER = ((64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256), (512, 512, 512, 512))
 
@@ -170,12 +171,10 @@ class BilinearDSC(ImageSegmentationDSC):
         return F.interpolate(x, kept, mode="bilinear")
 
 
-class BilinearMapsDSC(ImageSegmentationDSC):
-    """BilinearDSC with the encoder's maps added, as in LinkNet (arXiv 1707.03718): no parameter more."""
+class BilinearMapsDSC(UNetDSC):
+    """The encoder's maps are added, not joined, as in LinkNet (arXiv 1707.03718): no parameter for them."""
 
-    @staticmethod
-    def down(x: Tensor) -> tuple[Tensor, object]:
-        return F.max_pool2d(x, 2), x
+    maps_joined = 1
 
     @staticmethod
     def up(x: Tensor, kept: object) -> Tensor:
