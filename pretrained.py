@@ -173,12 +173,12 @@ def timm_tags(name: str) -> list[str]:
     return [known.partition(".")[2] for known in import_timm().list_pretrained(f"{name.partition('.')[0]}.*")]
 
 
-def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...]) -> list[int]:
+def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...], images: int) -> list[int]:
     """Those of `sizes`, px, that the network's encoder can take, tried without computing anything."""
     encoder, taken = copy.deepcopy(network.encoder).to("meta"), []
     for size in sizes:
         try:
-            maps = encoder(torch.empty(2, 3, size, size, device="meta"))
+            maps = encoder(torch.empty(images, 3, size, size, device="meta"))
         except (ValueError, RuntimeError, AssertionError):  # timm's encoders refuse in these ways
             continue
         if all(found.shape[-1] * stride == size for found, stride in zip(maps, network.strides)):
@@ -186,13 +186,20 @@ def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...]) -> list
     return taken
 
 
-def check_sizes(network: nn.Module, sizes: tuple[int, ...]) -> None:
-    """Raises UserError for image sizes, px, that the network's encoder can't take; it names those it can."""
+def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int) -> None:
+    """Raises UserError for image sizes, px, that the network's encoder can't take; it names those it can.
+
+    images: of one step and rank; BatchNorm can't learn from a single value.
+    """
     if not isinstance(network, PretrainedSegmentation):
         return
-    bad = set(sizes) - set(sizes_taken(network, sizes))
+    bad = set(sizes) - set(sizes_taken(network, sizes, images))
+    if bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2)):
+        raise UserError(
+            "this encoder's BatchNorm can't learn from one image per step and rank; raise BATCH_SIZE"
+        )
     if bad:
-        others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)))
+        others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)), images)
         raise UserError(
             f"the encoder can't take images of {', '.join(map(str, sorted(bad)))} px (SIZES, IMAGE_SIZE); "
             f"it takes {', '.join(map(str, others)) or 'none up to 256'}"

@@ -90,7 +90,7 @@ def load(name: str) -> tuple[nn.Module, dict[str, object]]:
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
     if trained_for != pets.IMAGE_SIZE:
         raise UserError(f"{path} was trained for IMAGE_SIZE={trained_for}: give that")
-    if PUBLISH and is_published(facts_of(about)):  # each published row sees the test split once
+    if PUBLISH and is_published(facts_of(about) | {"mirror": MIRROR}):  # each published row sees the test split once
         raise UserError(f"{results_path()} has {about['network']} of run {row_name()} already; publish another RUN")
     return network, about
 
@@ -158,7 +158,7 @@ def facts_of(about: dict[str, object]) -> dict[str, object]:
         "train_images": about.get("train_images"),
         "epochs": about.get("epoch"),
         "image_size": pets.IMAGE_SIZE,
-        "loss": constants.get("LOSS"),
+        "loss": constants.get("LOSS"),  # of the last leg, as all constants
         "train_precision": of_all_legs(about)["precision"],
         "seed": constants.get("SEED"),
     }
@@ -170,11 +170,18 @@ def own_trimap_of(split: Split) -> Callable[[int], Tensor]:
 
 
 def of_all_legs(about: dict[str, object]) -> dict[str, object]:
-    """Machine, commit, command and so on of a checkpoint's training; where its legs differ, those of each."""
+    """Machine, commit, command and so on of a checkpoint's training; where its legs differ, those of each.
+
+    "changed": the constants that differ between legs, with their value in each.
+    """
     legs = about.get("legs") or [about]  # version 1 kept one
     keys = ("machine", "ranks", "threads", "torch", "precision", "commit", "command")
     by_leg = {key: list(dict.fromkeys(leg.get(key) for leg in legs)) for key in keys}
-    return {key: found[0] if len(found) == 1 else ", then ".join(map(str, found)) for key, found in by_leg.items()}
+    found = {key: of[0] if len(of) == 1 else ", then ".join(map(str, of)) for key, of in by_leg.items()}
+    constants = [leg["constants"] for leg in legs if "constants" in leg]
+    values = {name: [of_leg.get(name) for of_leg in constants] for name in about.get("constants", {})}
+    changed = {name: of_legs for name, of_legs in values.items() if any(v != of_legs[0] for v in of_legs)}
+    return found | ({"changed": changed} if changed else {})
 
 
 def of_this_test() -> dict[str, object]:
@@ -251,8 +258,8 @@ def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor)
             folder / f"{prefix}{kind}.png", cases, f"{name}, run {row_name()}: {kind} of the test split"
         )
     pictures.save_confusion(folder / f"{prefix}confusion.png", matrices.sum(0), f"{name}, shares of the true class")
-    curves = checkpoints.run_folder(pets.outputs_folder(), RUN, name) / "curves.png"
-    if PUBLISH and curves.exists():
+    curves = weights_of(name).with_name("curves.png")
+    if PUBLISH and curves.exists() and not WEIGHTS:
         write_atomically(folder / f"{prefix}curves.png", lambda part: shutil.copyfile(curves, part))
     print(f"drawn: {folder / f'{prefix}best.png'}, typical, worst, confusion")
 
@@ -279,8 +286,12 @@ def results_path() -> Path:
 
 
 def is_published(row: dict[str, object]) -> bool:
-    """Whether there is a row of the same run and network, trained with the same constants by the same version."""
-    names = ("run", "network", "version", "data", "constants", "epochs")
+    """Whether there is a row of the same run and network, trained with the same constants by the same version.
+
+    Weights that CHECKPOINT or WEIGHTS names have another run in their row: any with those constants counts.
+    """
+    names = ("network", "version", "data", "constants", "epochs", "mirror")
+    names += () if CHECKPOINT or WEIGHTS else ("run",)
     wanted = json.loads(json.dumps([row.get(name) for name in names]))  # JSON knows no tuples
     return any([old.get(name) for name in names] == wanted for old in results.rows(pets.published_folder()))
 

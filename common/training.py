@@ -45,7 +45,7 @@ def resume(
     if first > done + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {run.folder} has {done} epochs")
     leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(precision)}
-    leg["ranks"] = distributed.ranks()
+    leg |= {"ranks": distributed.ranks(), "constants": run.about["constants"]}
     legs = state.get("legs", []) if state else []
     run.about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
     changed = ""

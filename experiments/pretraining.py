@@ -80,10 +80,11 @@ def file_of(name: str) -> tuple[str, Path]:
         trials.run("pretrain.py", *arguments.split(), f"RUN=tried-{name}")
     if not known(key):
         saved = checkpoints.load_file(checkpoints.weights_path(folder, checkpoints.newest_epoch(folder)))
+        leg = {name: value for name, value in saved["legs"][-1].items() if name != "constants"}  # key has them
         last = checkpoints.read_state(folder)["history"][-1]
         add(key | {"train_images": saved["train_images"], "epochs": last["epoch"], "loss": last["loss"],
                    "validation_loss": last["validation_loss"], "seconds": round(saved["train_seconds"]),
-                   **saved["legs"][-1], "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
+                   **leg, "commit": ", then ".join(leg["commit"] for leg in saved["legs"])})  # fmt: skip
     return name, path
 
 

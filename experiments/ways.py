@@ -90,6 +90,7 @@ def training(job: Job, way: str) -> Callable[[], object]:
     net, dtype, images, trimaps = prepared(job, way)
     if way == "ours_compiled":
         net.compile()
+    train.PRECISION = str(dtype).removeprefix("torch.")  # Muon's products too
     adam = torch.optim.Adam(net.parameters(), 1e-3)
     optimizer = adam if way == "original" else train.make_optimizer(net)
 

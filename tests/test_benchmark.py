@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import fetch_oxford_iiit_pets as pets
 import train
@@ -22,11 +23,16 @@ class Orders(list):
 
 @pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN])
 def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
-    """It is a new process: of the command line it knows what its job says."""
+    """It is a new process: of the command line it knows what its job says. What is float32 is so in Muon too."""
     seen, step = [], train.train_step
-    monkeypatch.setattr(
-        train, "train_step", lambda n, o, images, *r: seen.append(images.shape) or step(n, o, images, *r)
-    )
+
+    def watched(network, optimizer, images, trimaps, loss, dtype):
+        seen.append(images.shape)
+        assert getattr(optimizer, "dtype", torch.float32) == dtype
+        return step(network, optimizer, images, trimaps, loss, dtype)
+
+    monkeypatch.setattr(train, "train_step", watched)
+    monkeypatch.setattr(train, "PRECISION", train.PRECISION)  # put back after the test
     for name in ("DATASET", "IMAGE_SIZE"):
         monkeypatch.setattr(pets, name, getattr(pets, name))  # put back after the test
     job = ways.Job("train", "segnet_dsc", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32})

@@ -102,6 +102,33 @@ def test_muon_takes_the_weights_across_channels_but_the_first_and_the_last(monke
     assert sum(len(group["params"]) for group in steps.param_groups) == len(names)
 
 
+@pytest.mark.parametrize("name", ["segnet", "segnet_dsc"])
+@pytest.mark.parametrize("optimizer_name", ["muon", "adamw", "adam"])
+def test_each_parameter_has_its_share_of_the_rate_and_its_decay(monkeypatch, name, optimizer_name):
+    """BatchNorm's and biases decay nowhere; an encoder that is pretrained learns at its own rate, and not by Muon."""
+    rates = {"ENCODER_RATE": 0.2, "FULL_CONV_RATE": 0.3, "MUON_RATE": 5.0, "WEIGHT_DECAY": 0.7, "START_FROM": "a file"}
+    for constant, value in (rates | {"OPTIMIZER": optimizer_name}).items():
+        monkeypatch.setattr(train, constant, value)
+    with torch.device("meta"):
+        network = segnet.NETWORKS[name]()
+    names = {p: key for key, p in network.named_parameters()}
+    found = {
+        names[p]: (group["share"], group["weight_decay"], group["muon"])
+        for group in train.make_optimizer(network).param_groups
+        for p in group["params"]
+    }
+    for key, p in network.named_parameters():
+        decay = 0.7 if p.ndim == 4 and optimizer_name != "adam" else 0.0
+        share, by_muon = 1.0, False
+        if key.startswith(("bn_input", "dc")):
+            share = 0.2
+        elif p.ndim == 4 and p.shape[1] > 1 and optimizer_name == "muon" and p.shape[0] > 3:
+            share, by_muon = 5.0, True
+        elif p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] == 3:
+            share = 0.3
+        assert found[key] == (share, decay, by_muon), key
+
+
 def test_muon_goes_on_where_it_was(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "OPTIMIZER", "muon")
     torch.manual_seed(0)

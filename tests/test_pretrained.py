@@ -153,7 +153,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, 
         monkeypatch.setattr(train, "FREEZE_ENCODER", frozen)
         name = pretrained.full_name("segnet", encoder)
         network = pretrained.build(name, encoder=encoder, head="linear", kernel_size=3, stages=4)
-        train.prepare_encoder(network)
+        train.prepare_encoder(network, 2)
         before = {key: value.clone() for key, value in network.state_dict().items()}
         optimizer = train.make_optimizer(network)
         step = train.step_of(network, optimizer)
@@ -183,9 +183,12 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
     with pytest.raises(UserError, match="no maps finer"):
         built("vit_base_patch16_224.mae", skips=True)
     with pytest.raises(UserError, match=r"can't take images of 128 px .* takes 224"):
-        pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,))
+        pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,), 2)
     with pytest.raises(UserError, match=r"can't take images of 128 px"):  # claims a stride that it hasn't
-        pretrained.check_sizes(built("inception_v3"), (128,))
+        pretrained.check_sizes(built("inception_v3"), (128,), 2)
+    with pytest.raises(UserError, match="can't learn from one image per step and rank"):  # its map is 1x1
+        pretrained.check_sizes(built("tf_efficientnet_lite0"), (16,), 1)
+    pretrained.check_sizes(built("tf_efficientnet_lite0"), (32,), 1)
     blocks = {f"_blocks.{i}._bn1.weight": torch.zeros(1) for i in range(16)} | {"_conv_stem.weight": torch.zeros(1)}
     for name, key, said in (
         ("lite4", "_blocks.16._bn1.weight", "17 blocks, where"),

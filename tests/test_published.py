@@ -8,7 +8,7 @@ from conftest import PHOTOGRAPHS
 
 import hubconf
 import pretrained
-from common import published
+from common import published, results
 from common.files import load_file
 from common.settings import UserError
 from experiments import publish_weights
@@ -51,6 +51,23 @@ def test_trained_tested_published_and_scored_again(script, tmp_path, weights_fol
     assert f"as published: mean IoU {rows[1]['mean_iou']:.4f}" in said
     assert (again["run"], again["network"]) == ("published", "segnet_dsc")
     assert again["mean_iou"] == pytest.approx(rows[1]["mean_iou"], abs=5e-4)
+
+
+def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, weights_folder):
+    publish = ("test.py", *QUICK[:2], "NETWORKS=segnet_dsc", "PUBLISH=True", "EXAMPLES=1", "BASELINE=False")
+    for run in ("default", "other"):
+        script("train.py", *QUICK, "NETWORKS=segnet_dsc", f"RUN={run}", f"SEED={len(run)}")
+    checkpoint = tmp_path / "toy/other/segnet_dsc/epoch_02.pt"
+    script(*publish, f"CHECKPOINT={checkpoint}")
+    curves = tmp_path / "toy/published/other-epoch_02_segnet_dsc_curves.png"
+    assert curves.read_bytes() == checkpoint.with_name("curves.png").read_bytes()
+    script(*publish, "RUN=default")
+    (row,) = (row for row in results.rows(tmp_path / "toy/published") if row["run"] == "default")
+    publish_weights.publish(tmp_path / "toy/default/segnet_dsc/epoch_02.pt", [row])
+    for again in ("RUN=default", "WEIGHTS=segnet_dsc_32px", f"CHECKPOINT={checkpoint}"):
+        assert "already; publish another RUN" in script(*publish, again, fails=True)
+    script(*publish, "WEIGHTS=segnet_dsc_32px", "MIRROR=True")  # another way of testing
+    assert not list((tmp_path / "toy/published").glob("published-mirror_*_curves.png"))
 
 
 def test_statistics_that_float16_cannot_hold_stay_float32():

@@ -1,4 +1,4 @@
-"""Steps recorded as a CUDA graph against steps taken as they are; without CUDA, that nothing is recorded."""
+"""Steps recorded as a CUDA graph against steps taken as they are."""
 
 import copy
 

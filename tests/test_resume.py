@@ -34,6 +34,10 @@ def test_another_leg_has_other_constants_but_the_same_images(script, begun, tmp_
     assert (row["mirror"], row["precision"], row["truth"], row["version"]) == (True, "float32", TRUTH, 2)
     assert row["test_commit"] == machine.commit()
     assert row["constants"]["LOSS"] == "ce"
+    changed = {"EPOCHS": [[1, 3], [3, 4]], "LOSS": [train.LOSS, "ce"], "WEIGHT_DECAY": [train.WEIGHT_DECAY, 0]}
+    assert row["changed"] == changed
+    groups = checkpoints.load_file(begun / "state.pt")["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0}
     assert row["threads"] == 1
     assert (row["train_images"], row["test_images"]) == (40, 24)  # a fifth of each breed's 12 is 2
     assert set(row["two_class"]) == {"pixel_accuracy", "pet_iou", "background_iou"}
