@@ -9,7 +9,7 @@ from experiments.cells import markdown, mean, spread
 from experiments.findings import seeds_of
 from experiments.tasks import FULL
 
-RECIPES = ("sprint-share", "sprint-muon", "sprint", "sprint-larger", "defaults")  # runs of tasks.py that are timed
+RECIPES = ("sprint-18", "sprint-35", "sprint-muon", "sprint-larger", "defaults")  # runs of tasks.py that are timed
 TARGETS = ("pixel_accuracy", "mean_iou", "custom_iou")  # that the stopwatch waits for
 SCORES = (*TARGETS, "iou")  # which doesn't see false pets
 

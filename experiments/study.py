@@ -92,7 +92,7 @@ LEVERS = {
         "",
         "EPOCHS=1,2 SIZES=1",
         "TRAIN_SHARE=0.8",
-        "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.5",
+        "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.18",
         "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.35",
         "LOSS=ce+dice OPTIMIZER=muon JITTER=0.0 TRAIN_SHARE=0.25",
     ),

@@ -50,9 +50,9 @@ FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, 
     ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256", SEEDS),
     ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
     ("clock", "sprint-muon", "segnet_dsc", "EPOCHS=1,3 SIZES=0.5,1 BATCH_SIZE=6 JITTER=0.0", SEEDS),
-    ("clock", "sprint", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.5,1 JITTER=0.0", SEEDS),
     ("clock", "sprint-larger", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0", SEEDS),
-    ("clock", "sprint-share", "segnet", f"EPOCHS=1,3 SIZES=0.5,1 TRAIN_SHARE=0.8 {FORMER}", SEEDS),
+    ("clock", "sprint-18", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18", SEEDS),
+    ("clock", "sprint-35", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.35", SEEDS),
 )
 PICTURED = ("record100", "lite2")  # runs, of seed 0, whose pictures git keeps
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
