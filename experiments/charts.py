@@ -28,7 +28,8 @@ def save_benchmark(path: Path, result: dict) -> None:
             axis.bar_label(bars, [f"{value:.0f}" for value in values], fontsize=7)
         axis.set_xticks([x + 0.27 for x in range(len(by_network))], list(by_network))
         axis.set_title(title, fontsize=9)
-    axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncol=3, frameon=False, fontsize=8)
     names = {
         "unet": "U-Net,\nwhole maps",
         "segnet_builtin": "SegNet,\n64-bit indices",
