@@ -195,9 +195,7 @@ def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int) -> None
         return
     bad = set(sizes) - set(sizes_taken(network, sizes, images))
     if bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2)):
-        raise UserError(
-            "this encoder's BatchNorm can't learn from one image per step and rank; raise BATCH_SIZE"
-        )
+        raise UserError("this encoder's BatchNorm can't learn from one image per step and rank; raise BATCH_SIZE")
     if bad:
         others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)), images)
         raise UserError(

@@ -226,7 +226,7 @@ def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     step: Callable[[Tensor, Tensor], Tensor],
-    split: Split | Part,
+    part: Part,
     epoch: int,
     random: torch.Generator,
 ) -> float:
@@ -238,12 +238,12 @@ def train_epoch(
     for module in pretrained.encoder_of(distributed.alone(network)) if FREEZE_ENCODER else ():
         module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
-    steps = PASSES * steps_in(split, BATCH_SIZE)
+    steps = PASSES * steps_in(part, BATCH_SIZE)
 
     def rate(share: float) -> float:
         return LEARNING_RATE * rate_at((epoch - first + share) / (end - first), epoch)
 
-    fed = (batch for _ in range(PASSES) for batch in batches(split, BATCH_SIZE, random))
+    fed = (batch for _ in range(PASSES) for batch in batches(part, BATCH_SIZE, random))
     loss = training.train_steps(step, fed, steps, optimizer, rate, epoch, CHECK_EVERY)
     distributed.spread_statistics(network)
     training.check_weights(network, steps, epoch)

@@ -61,17 +61,17 @@ def numbers(
     return [i for _, i in training], validation
 
 
-def all_of(split: Split | Part) -> Part:
-    return split if isinstance(split, Part) else Part(split, torch.arange(len(split.images)))
+def all_of(split: Split) -> Part:
+    return Part(split, torch.arange(len(split.images)))
 
 
 def copied(split: Split, chosen: list[int]) -> Split:
     return Split(split.images[chosen], split.trimaps[chosen], [split.pairs[i] for i in chosen])
 
 
-def steps_in(part: Split | Part, batch_size: int) -> int:
+def steps_in(part: Part, batch_size: int) -> int:
     """Batches per epoch: the last, smaller one is left out if there is another."""
-    return max(1, len(all_of(part).rows) // batch_size)
+    return max(1, len(part.rows) // batch_size)
 
 
 def kept(*tensors: Tensor) -> list[Tensor]:
@@ -80,14 +80,14 @@ def kept(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(machine.device()) if fit else tensor for tensor in tensors]
 
 
-def batches(part: Split | Part, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(part: Part, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
     trimaps (B, 1, H, W), long.
 
     A batch is a choice of rows, and no others are read. An accelerator is handed all images at the start, so that no
     batch has to wait, unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
     """
-    device, part = machine.device(), all_of(part)
+    device = machine.device()
     images, trimaps = kept(part.split.images, part.split.trimaps)
     order = part.rows[torch.randperm(len(part.rows), generator=random)].to(images.device)
     for chosen in order.split(batch_size)[: steps_in(part, batch_size)]:

@@ -13,7 +13,7 @@ import fetch_oxford_iiit_pets as pets
 import train
 from common import machine
 from common.recorded import WARM_UP, Recorded, can_record
-from dataset.batches import batches
+from dataset.batches import all_of, batches
 from experiments.original import OriginalPets, OriginalSegmentation
 from segnet import NETWORKS, SEGNETS
 
@@ -126,15 +126,15 @@ def data_path(job: Job, way: str) -> Callable[[], object]:
                 torch.utils.data.default_collate([files[i] for i in chosen[start : start + job.batch_size]])
 
         return original
-    split, random = pets.load("trainval"), torch.Generator().manual_seed(0)
-    every = batches(split, job.batch_size, random)
+    part, random = all_of(pets.load("trainval")), torch.Generator().manual_seed(0)
+    every = batches(part, job.batch_size, random)
 
     def ours() -> None:
         nonlocal every
         for _ in range(job.images // job.batch_size):
             batch = next(every, None)
             if batch is None:  # an epoch's end
-                every = batches(split, job.batch_size, random)
+                every = batches(part, job.batch_size, random)
                 batch = next(every)
         batch[0].sum().item()  # a GPU would go on by itself
 

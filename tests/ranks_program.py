@@ -34,14 +34,15 @@ def gathered(tensor):
 def compare_batches(split):
     """A step's images are one process's, and the generator is where it would be."""
     here, alone = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    steps = list(zip(batches(split, 16, here), in_one_process(lambda: list(batches(split, 16, alone)))))
+    part = all_of(split)
+    steps = list(zip(batches(part, 16, here), in_one_process(lambda: list(batches(part, 16, alone)))))
     assert len(steps) == 3
     for (images, trimaps), (all_images, all_trimaps) in steps:
         assert len(images) == 8
         same(gathered(images), all_images)
         same(gathered(trimaps), all_trimaps)
     assert torch.equal(here.get_state(), alone.get_state())
-    small = all_of(split)._replace(rows=torch.arange(5))  # fewer than a batch, which can't be halved
+    small = part._replace(rows=torch.arange(5))  # fewer than a batch, which can't be halved
     ((images, _),) = batches(small, 16, torch.Generator().manual_seed(3))
     same(images, in_one_process(lambda: next(batches(small, 16, torch.Generator().manual_seed(3))))[0])
 

@@ -20,6 +20,7 @@ from common import machine, results
 from common.checkpoints import load_file, write_history
 from common.files import append_line, write_atomically
 from common.settings import UserError
+from dataset.batches import all_of
 from dataset.cache import Split
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc")
@@ -271,9 +272,9 @@ def test_a_signal_while_an_epoch_is_saved_stops_the_next_step(monkeypatch):
         pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
         network = train.segnet.NETWORKS["segnet_dsc"]()
         with pytest.raises(KeyboardInterrupt):
-            split = Split(pixels, pixels[:, :1], [])
+            part = all_of(Split(pixels, pixels[:, :1], []))
             optimizer = train.make_optimizer(network)
-            train.train_epoch(network, optimizer, train.step_of(network, optimizer), split, 1, torch.Generator())
+            train.train_epoch(network, optimizer, train.step_of(network, optimizer), part, 1, torch.Generator())
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     finally:

@@ -17,6 +17,7 @@ from common import encoder_weights
 from common.files import load_file
 from common.settings import UserError
 from dataset import cache
+from dataset.batches import all_of
 
 LITE0, LITE2 = encoder_weights.PACKAGES
 needs_lite = pytest.mark.skipif(
@@ -157,7 +158,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_tuned_one_does_not(encoder, vgg, 
         before = {key: value.clone() for key, value in network.state_dict().items()}
         optimizer = train.make_optimizer(network)
         step = train.step_of(network, optimizer)
-        train.train_epoch(network, optimizer, step, split, 1, torch.Generator().manual_seed(0))
+        train.train_epoch(network, optimizer, step, all_of(split), 1, torch.Generator().manual_seed(0))
         own = {key for part in pretrained.encoder_of(network) for key in names_in(network, part)}
         same = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
         assert own <= same if frozen else not any(key in same for key in own if key.endswith("weight"))

@@ -190,9 +190,7 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     for not_timed in ({"threads": 1}, {"seed": 1}, {"machine": "other still"}):
         found["defaults"] = [row | not_timed]
         (line,) = speed.stopwatch()[2:]
-    assert line.startswith(
-        "| segnet | `EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18` | M | 50 | 10 | 5.0x | "
-    )
+    assert line.startswith("| segnet | `EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18` | M | 50 | 10 | 5.0x | ")
     assert [cell.rpartition(": ")[2] for cell in line.strip(" |").split(" | ")[6:]] == [
         "3 of 3",
         "2 of 3",
