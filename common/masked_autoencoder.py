@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from common import machine
 from common.encoder_weights import import_timm
 from common.masking import hide, squares_of
 from common.settings import UserError
@@ -48,9 +47,6 @@ class MaskedTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.paint = nn.Linear(width, 3 * self.side**2)
         self.register_buffer("places", positions((size // self.side,) * 2, width)[None], persistent=False)
-        for module in self.modules():
-            if hasattr(module, "fused_attn") and machine.device().type == "cpu":
-                module.fused_attn = False  # of timm's attention: for so few tokens the fused one takes a third longer
         self.begin()
 
     def begin(self) -> None:
