@@ -127,8 +127,8 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     seconds = time.perf_counter() - start
     row = facts_of(about) | {"test_images": len(split.images)}
     row |= results_of(found, split)
-    if not results.has_name(row["run"]) or (PUBLISH and row["seed"]):
-        del row["by_breed"]  # half of a row; of many runs and seeds that is more than git should keep
+    if not results.has_name(row["run"]) or (PUBLISH and (row["seed"] or not EXAMPLES)):
+        del row["by_breed"]  # half of a row; of many runs that is more than git should keep, so beside pictures alone
     if USE_TORCHMETRICS and distributed.is_first():
         row |= from_torchmetrics(network, split)
     row |= {
