@@ -45,8 +45,8 @@ LITE_DEPTHS = ((1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1))  # blocks of each s
 def import_timm() -> ModuleType:
     """timm; on a CPU its transformers compute attention step by step from then on, not fused.
 
-    For the few tokens of small images PyTorch's fused attention is the slower one there: in bfloat16 a training step
-    of a ViT under SegNet's decoder takes 15 % longer by it. Raises UserError where there is no timm.
+    For the few tokens of small images PyTorch's fused attention is the slower one there, backwards in bfloat16 most of
+    all. Raises UserError where there is no timm.
     """
     try:
         import timm

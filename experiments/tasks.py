@@ -54,7 +54,7 @@ FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, 
     ("clock", "sprint-18", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18", SEEDS),
     ("clock", "sprint-35", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.35", SEEDS),
 )
-PICTURED = ("record100", "lite2", "lite2-256")  # runs, of seed 0, of which weights are published: pictures and breeds
+PICTURED = ("record100", "lite2", "lite2-256")  # whose weights are published: seed 0 is tested by breed, with pictures
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
 
 

@@ -55,8 +55,8 @@ def test_trained_tested_published_and_scored_again(script, tmp_path, weights_fol
 
 def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, weights_folder):
     publish = ("test.py", *QUICK[:2], "NETWORKS=segnet_dsc", "PUBLISH=True", "EXAMPLES=1", "BASELINE=False")
-    for run in ("default", "other"):
-        script("train.py", *QUICK, "NETWORKS=segnet_dsc", f"RUN={run}", f"SEED={len(run)}")
+    for seed, run in enumerate(("default", "other")):
+        script("train.py", *QUICK, "NETWORKS=segnet_dsc", f"RUN={run}", f"SEED={seed}")
     checkpoint = tmp_path / "toy/other/segnet_dsc/epoch_02.pt"
     script(*publish, f"CHECKPOINT={checkpoint}")
     curves = tmp_path / "toy/published/other-epoch_02_segnet_dsc_curves.png"
@@ -68,6 +68,9 @@ def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, w
         assert "already; publish another RUN" in script(*publish, again, fails=True)
     script(*publish, "WEIGHTS=segnet_dsc_32px", "MIRROR=True")  # another way of testing
     assert not list((tmp_path / "toy/published").glob("published-mirror_*_curves.png"))
+    script(*publish, "RUN=default", "MIRROR=True", "EXAMPLES=0")
+    by_breed = {row["run"]: "by_breed" in row for row in results.rows(tmp_path / "toy/published")}
+    assert by_breed == {"other-epoch_02": False, "default": True, "published-mirror": True, "default-mirror": False}
 
 
 def test_statistics_that_float16_cannot_hold_stay_float32():
