@@ -5,10 +5,12 @@ import statistics
 
 from common.results import PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
+from experiments import twin
 from experiments.cells import difference, markdown, spread
 from experiments.tasks import SEEDS, Task, row_of, tasks
 
 MUON = "OPTIMIZER=muon"
+OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 
 
 def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) -> list[dict[str, object]]:
@@ -154,74 +156,68 @@ def shares() -> list[str]:
 
 
 def answers() -> list[str]:
-    """Questions about SegNet, each answered in a sentence; every word that judges comes from the numbers."""
-    unet, full = Pair("segnet_dsc", "unet_dsc", 128), Pair("segnet_dsc", "segnet", 128)
-    small_unet = Pair("segnet_dsc", "unet_dsc", 64)
+    """Questions about SegNet, each answered in short sentences; every word that judges comes from the numbers."""
+    unet, fifth = Pair("segnet_dsc", "unet_dsc", 64), Pair("segnet_dsc", "fifth-stage", 64)
     nothing, maps = Pair("bilinear_dsc", "segnet_dsc", 64), Pair("segnet_dsc", "bilinear_maps_dsc", 64)
     both = Pair("bilinear_maps_dsc", "segnet_maps_dsc", 64)
-    fifth, small_fifth = (Pair("segnet_dsc", "fifth-stage", size) for size in (128, 64))
+    full, deeper = Pair("segnet_dsc", "segnet", 128), Pair("segnet_dsc", "fifth-stage", 128)
     border, all_classes = (
         difference(study_changes("moved", "LOSS=ce+dice", name)) for name in ("border_iou", "mean_iou")
     )
     return [
-        f"1. **What does SegNet save?** Its decoder is handed {small_unet.ratio('kept_bytes'):.0f} times fewer bytes "
-        f"than a U-Net's of the same widths in float32, {small_unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, "
-        "which halves maps alone. By machine and precision, the peak memory of the whole process falls "
-        f"{less('peak_mib')}; the time of a step {less('ms')}.",
-        "2. **What does that cost?** At 128 px the separable U-Net's mean IoU differs from the separable SegNet's by "
-        f"{trained_out('segnet_dsc', 'unet_dsc')}{unet.gain()} after five epochs{unet.by()}; at 64 px by "
-        f"{small_unet.gain()}, near the contour by {small_unet.gain('contour_mean_iou')} (five epochs on a third of "
-        f"the images{small_unet.by()}).",
-        f"3. **What do pooling indices give?** Over nothing handed over, {nothing.gain()} of mean IoU; whole maps, "
-        f"added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices in place of "
-        f"bilinear upsampling change it by {both.gain()} (64 px, five epochs on a third of the images{both.by()}).",
-        "4. **What does separable convolution cost?** At 128 px SegNet's mean IoU differs from its separable twin's by "
-        f"{trained_out('segnet_dsc', 'segnet')}{full.gain()} after five epochs{full.by()}. SegNet has "
-        f"{full.ratio('parameters'):.0f} times the parameters and {full.ratio('multiply_adds'):.0f} times the "
-        "multiply-adds.",
-        f"5. **Which loss finds small pets, and which the border?** {losses()}. `LOSS=ce+dice`, with Dice in place "
-        f"of the soft IoU, changes the border's IoU by {border}, mean IoU by {all_classes} "
-        "(64 px, 24 epochs by AdamW, on the validation tenth).",
-        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if fifth.mean() > 0 else 'No'}, after five "
-        f"epochs: it changes mean IoU by {fifth.gain()}; by {small_fifth.gain()} at 64 px, on a third of the images"
-        f"{small_fifth.by()}.",
+        f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
+        f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps alone. "
+        f"By machine and network a training step takes {twin.saved('train', 'ms')} time and the whole process "
+        f"{twin.saved('train', 'peak_mib')} memory at its peak; predicting takes {twin.saved('infer', 'ms')} time and "
+        f"{twin.saved('infer', 'peak_mib')} memory.",
+        "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
+        f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
+        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in short runs at 64 px ({unet.first['epochs']} epochs on a "
+        f"third of the images with {unet.how()}).",
+        f"3. **What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
+        f"over; whole maps, added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices "
+        f"in place of bilinear upsampling change it by {both.gain()}.",
+        f"4. **What does separable convolution cost?** SegNet has {full.ratio('parameters'):.0f} times the parameters "
+        f"of its separable twin and {full.ratio('multiply_adds'):.0f} times the multiply-adds. Its mean IoU minus the "
+        f"twin's: {by_recipe('segnet_dsc', 'segnet', 'mean_iou')}.",
+        f"5. **Which loss finds small pets, and which the border?** {losses()}. Dice in place of the soft IoU in the "
+        f"sum changes the border's IoU by {border}, mean IoU by {all_classes} (64 px, 24 epochs with AdamW, on the "
+        "validation tenth).",
+        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if deeper.mean() > 0 else 'No'}: it changes mean "
+        f"IoU by {deeper.gain()} after {deeper.first['epochs']} epochs with {deeper.how()}, by {fifth.gain()} in the "
+        "short runs at 64 px.",
         f"7. **What does Muon bring?** {muon()}",
     ]
 
 
+def by_recipe(first: str, second: str, *results: str) -> str:
+    """What the second network gains over the first at 128 px, in each recipe that has rows of both, longest first."""
+    groups = [group for group in ("record", "muon", "full") if {first, second} <= entries(128, (group,)).keys()]
+    return "; ".join(
+        f"{' and '.join(pair.gain(result) for result in results)} after {pair.first['epochs']} epochs with {pair.how()}"
+        for pair in (Pair(first, second, 128, (group,)) for group in groups)
+    )
+
+
 def muon() -> str:
-    """What SegNet gains by it when trained out, and where a study tells it from the loss."""
+    """What both networks gain by it when trained out, and where a study tells it from the loss."""
     ours, earlier, record = (entries(128, (group,))["segnet"] for group in ("muon", "forty", "record"))
     separable, separable_record = (entries(128, (group,))["segnet_dsc"] for group in ("muon", "record"))
     beside_dice = study_changes("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
     return (
-        f"SegNet's mean IoU after {ours['epochs']} epochs with it and `{ours['loss']}` is {spread(ours['mean_iou'])}: "
-        f"{paired(ours, earlier, 'mean_iou')} over as many with `LOSS={earlier['loss']} "
-        f"OPTIMIZER={earlier['optimizer']}`, {paired(ours, record, 'mean_iou')} over {record['epochs']} with AdamW, "
-        f"`{record['loss']}`, stronger zoom and rotation; the separable network's {separable['epochs']} epochs differ "
-        f"from such {separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}. Muon alone "
-        f"changes it by {difference(beside_dice)} for the separable network (64 px, 24 epochs), by "
-        f"{difference(study_changes('rates', MUON, 'mean_iou'))} for SegNet (64 px, five epochs; on a third of the "
-        "images, on the validation tenth)."
+        f"SegNet's {ours['epochs']} epochs with {how(ours)} reach {spread(ours['mean_iou'])}: "
+        f"{paired(ours, earlier, 'mean_iou')} over {earlier['epochs']} with {how(earlier)}, "
+        f"{paired(ours, record, 'mean_iou')} over {record['epochs']} with {how(record)}, stronger zoom and rotation. "
+        f"The separable network's {separable['epochs']} differ from such {separable_record['epochs']} by "
+        f"{paired(separable, separable_record, 'mean_iou')}. Muon alone brings it {difference(beside_dice)} (64 px, 24 "
+        f"epochs), and SegNet {difference(study_changes('rates', MUON, 'mean_iou'))} (64 px, 5 epochs on a third of "
+        "the images), on the validation tenth."
     )
 
 
-def less(key: str) -> str:
-    """How much less SegNet's process takes than its U-Net twin's, over all entries of the benchmark.
-
-    key: "ms", a step's time, or "peak_mib", the memory of the whole process.
-    """
-    machines = [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "unet_twin" in entry]
-
-    def saved(kind: str, network: str) -> str:
-        of_ways = [entry["unet_twin"][kind][network] for entry in machines]
-        shares = [100 * (1 - found["ours"][key] / found["unet"][key]) for found in of_ways]
-        return f"{min(shares):.0f} to {max(shares):.0f} %"
-
-    return ", ".join(
-        f"in {what} by {saved(kind, 'segnet_dsc')} (separable) and {saved(kind, 'segnet')} (SegNet)"
-        for kind, what in (("train", "training"), ("infer", "inference"))
-    )
+def how(entry: dict[str, object]) -> str:
+    """The loss and the optimiser that an entry was trained with."""
+    return f"`{entry['loss']}` and {OPTIMIZERS[entry['optimizer']]}"
 
 
 def losses() -> str:
@@ -231,20 +227,8 @@ def losses() -> str:
     ranked = sorted(titles, key=lambda name: -statistics.mean(small[name]["small_pets"]))
     ranking = ", ".join(f"{titles[name]} {spread(small[name]['small_pets'])}" for name in ranked)
     return (
-        f"Mean IoU on the smallest third at 64 px, after five epochs by AdamW: {ranking}; the first two differ by "
+        f"Mean IoU on the smallest third of pets in the short runs: {ranking}; the first two differ by "
         f"{paired(small[ranked[0]], small[ranked[1]], 'small_pets')}"
-    )
-
-
-def trained_out(first: str, second: str) -> str:
-    """What the second network gains over the first in the record rows; "" where there are none."""
-    if not {first, second} <= entries(128, ("record",)).keys():
-        return ""
-    pair = Pair(first, second, 128, ("record",))
-    means = " against ".join(spread(entry["mean_iou"]) for entry in (pair.second, pair.first))
-    return (
-        f"{pair.gain()} after {pair.first['epochs']} epochs{pair.by()} ({means}; "
-        f"near the contour {pair.gain('contour_mean_iou')}), "
     )
 
 
@@ -257,9 +241,9 @@ class Pair:
     def gain(self, result: str = "mean_iou") -> str:
         return paired(self.second, self.first, result)
 
-    def by(self) -> str:
+    def how(self) -> str:
         """How both were trained."""
-        return f" with `LOSS={self.first['loss']} OPTIMIZER={self.first['optimizer']}`"
+        return how(self.first)
 
     def mean(self, result: str = "mean_iou") -> float:
         return statistics.mean(differences(self.second, self.first, result))

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 
 from common.results import PUBLISHED, Row
 from experiments.cells import markdown, mean, spread
-from experiments.findings import seeds_of
+from experiments.findings import OPTIMIZERS, seeds_of
 from experiments.tasks import FULL
 
 RECIPES = ("sprint-18", "sprint-35", "sprint-muon", "sprint-larger", "defaults")  # runs of tasks.py that are timed
 TARGETS = ("pixel_accuracy", "mean_iou", "custom_iou")  # that the stopwatch waits for
 SCORES = (*TARGETS, "iou")  # which doesn't see false pets
-
-
-OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 
 
 def entries() -> list[dict]:
@@ -48,32 +45,29 @@ def told(ms: float) -> str:
 
 
 def gains() -> list[str]:
-    """For the README, a line for each kind of machine."""
-    lines = []
+    """For the README: our training step on each machine, how many times as fast it is, and how soon it is as good."""
+    cells = []
     for entry in entries():
-        of = {}
+        of_networks = []
         for network, by_way in entry["train_step_ms"].items():
-            step = f"{told(by_way['ours'])} ms per image and training step by {optimizer_of(entry)}"
-            of[network] = f"{by_way['original'] / by_way['ours']:.1f}", step, as_good(entry, network)
-        networks = (
-            "SegNet {} times as fast as the original ({}{})".format(*of["segnet"]),
-            "separable {} times ({}{})".format(*of["segnet_dsc"]).replace(" per image and training step", ""),
-        )
-        lines.append(f"- {entry['machine']}, {entry['precision']}: {', '.join(networks)}")
-    return lines
+            step = f"{told(by_way['ours'])} ms by {optimizer_of(entry)}"
+            of_networks += [f"{step}: {by_way['original'] / by_way['ours']:.1f}x", as_good(entry, network)]
+        cells.append((f"{entry['machine']}, {entry['precision']}", *of_networks))
+    header = ("machine", "SegNet, training step", "as good as the original", "separable, training step", "as good")
+    return markdown(header, cells)
 
 
 def as_good(entry: dict, network: str) -> str:
-    """How soon all seeds are as good as the original after its five epochs; "" where that was not timed."""
+    """How soon all seeds are as good as the original after its five epochs; "-" where that was not timed."""
     good = [
         (our_seconds(entry, ours[0]), slow)
         for _, slow, ours, originals in timed(entry, network)
         if all(row[name] >= mean(originals, name) for name in TARGETS for row in ours)
     ]
     if not good:
-        return ""
+        return "-"
     fast, slow = min(good)
-    return f"; as good after {fast:.0f} s, {slow / fast:.1f} times as soon"
+    return f"after {fast:.0f} s: {slow / fast:.1f}x"
 
 
 def original_seconds(entry: dict, network: str, row: Row) -> float:

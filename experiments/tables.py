@@ -17,7 +17,7 @@ from common.published import name_of
 from common.results import PUBLISHED, Row, has_name, lines_of, rows
 from common.settings import UserError
 from common.trimap import CLASSES
-from experiments import findings, pretraining, scaling, speed, worth
+from experiments import findings, pretraining, scaling, speed, twin, worth
 from experiments.cells import difference, markdown, mean, spread
 from experiments.study import LEVERS
 
@@ -283,7 +283,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     for f in (summary, first_run, card, breeds, results, sizes, agreement, memory, large_images, onnx, kills, answers,
               speed.speed, speed.machines, speed.gains, speed.stopwatch, scaling.ranks, scaling.scale, scaling.how_far,
               pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
-              findings.decoders, findings.aligned, findings.shares)
+              findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {f"study_{name}": functools.partial(study_table, name) for name in LEVERS}  # fmt: skip
 
 if __name__ == "__main__":

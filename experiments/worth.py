@@ -86,21 +86,23 @@ def answer() -> str:
     """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
     by_variant, few, most = runs.measured(), runs.FIRST, runs.COUNTS[-1]
     chosen_with = seeds_of("record100", "segnet_dsc")[0]["train_images"] - most
-    lead = gains_of("lite0-imagenet", "segnet_dsc")
     scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
+    weights, painting, lead = (
+        gains_of(*pair)
+        for pair in (("lite0-imagenet", "lite0-random"), ("vit-masked-long", "vit-untrained"),
+                     ("lite0-imagenet", "segnet_dsc"))
+    )  # fmt: skip
     return (
-        "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images: "
-        f"with {few} labels Lite0 under SegNet's separable decoder with skips reaches a mean IoU of "
-        f"{with_seeds(imagenet[few])}{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; the "
-        f"weights alone bring {changes(gains_of('lite0-imagenet', 'lite0-random'))}. *Masked pretraining*, without "
-        f"labels: with {few} a small vision transformer under SegNet's decoder reaches {with_seeds(masked[few])}"
-        f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings "
-        f"{changes(gains_of('vit-masked-long', 'vit-untrained'))}, and the separable SegNet "
-        f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does it stop?* "
-        f"Lite0 is ahead of the separable SegNet by {changes(lead, *runs.MORE_SEEDS, most)}: {reach(lead, runs.GAIN)}. "
-        f"How long to train was chosen on {chosen_with} validation images, whose labels come on top of these counts "
-        "(128 px). "
-        "([More](experiments/README.md#what-a-label-is-worth).)"
+        "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images, "
+        f"take Lite0 with skips under SegNet's separable decoder to {with_seeds(imagenet[few])} with {few} labels"
+        f"{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; the weights alone bring "
+        f"{changes(weights)}. *Masked pretraining*, without labels, takes a small vision transformer under SegNet's "
+        f"decoder to {with_seeds(masked[few])} with {few}"
+        f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings {changes(painting)}, "
+        f"and the separable SegNet {pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does "
+        f"it stop?* Lite0's lead over the separable SegNet is {changes(lead, *runs.MORE_SEEDS, most)}: "
+        f"{reach(lead, runs.GAIN)}. (128 px; how long to train was chosen on {chosen_with} validation images, whose "
+        "labels come on top. [More](experiments/README.md#what-a-label-is-worth).)"
     )
 
 

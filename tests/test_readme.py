@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from common import results
 from common.settings import UserError
-from experiments import scaling, speed, tables, tasks
+from experiments import scaling, speed, tables, tasks, twin
 
 TEXTS = {name: (ROOT / name).read_text() for name in tables.DOCUMENTS}
 
@@ -31,14 +31,14 @@ def test_a_number_typed_by_hand_is_noticed():
 def test_what_the_answers_claim_is_in_the_rows(monkeypatch):
     """The sentences turn round with the numbers: with the variants' rows exchanged they say the opposite."""
     said = " ".join(tables.TABLES["answers"]())
-    assert "No, after five epochs: it changes mean IoU by -" in said
+    assert "No: it changes mean IoU by -" in said
     swapped = results.rows()
     for i, row in enumerate(swapped):
         named = re.fullmatch(r"(defaults|fifth-stage)(-\d)?", row["run"]) and row["network"] == "segnet_dsc"
         if named:
             swapped[i] = row | {"constants": row["constants"] | {"STAGES": 9 - row["constants"]["STAGES"]}}
     monkeypatch.setattr(tables.findings, "rows", lambda: swapped)
-    assert "Yes, after five epochs: it changes mean IoU by +" in " ".join(tables.TABLES["answers"]())
+    assert "Yes: it changes mean IoU by +" in " ".join(tables.TABLES["answers"]())
 
 
 def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
@@ -50,17 +50,34 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
         if row["run"].startswith("record100") and not row["mirror"] and row["network"] in scores
     ]
     monkeypatch.setattr(tables.findings, "rows", lambda: record)
-    said = "+0.0300 ± 0.0000 (n=3) after 100 epochs with `LOSS=ce+dice OPTIMIZER=adamw` (0.7800 ± 0.0000 against "
-    said += "0.7500 ± 0.0000; "
-    said += "near the contour +0.0200 ± 0.0000 (n=3)), "
-    assert tables.findings.trained_out("segnet_dsc", "segnet") == said
-    assert tables.findings.trained_out("segnet", "segnet_dsc").startswith("-0.0300 ")
-    assert tables.findings.trained_out("segnet_dsc", "unet_dsc") == ""
+    both = ("mean_iou", "contour_mean_iou")
+    said = "+0.0300 ± 0.0000 (n=3) and +0.0200 ± 0.0000 (n=3) after 100 epochs with `ce+dice` and AdamW"
+    assert tables.findings.by_recipe("segnet_dsc", "segnet", *both) == said
+    assert tables.findings.by_recipe("segnet", "segnet_dsc", "mean_iou").startswith("-0.0300 ")
+    assert tables.findings.by_recipe("segnet_dsc", "unet_dsc", *both) == ""
     one = [row for row in record if row["network"] == "segnet" or row["seed"] == 1]
     monkeypatch.setattr(tables.findings, "rows", lambda: one)
-    assert "near the contour +0.0200 (one seed))" in tables.findings.trained_out("segnet_dsc", "segnet")
+    assert "and +0.0200 (one seed) after 100" in tables.findings.by_recipe("segnet_dsc", "segnet", *both)
+    shorter = [
+        row | {"mean_iou": row["mean_iou"] / 2} for row in results.rows() if re.match(r"muon40(-\d)?$", row["run"])
+    ]
+    monkeypatch.setattr(tables.findings, "rows", lambda: shorter + record)
+    assert re.search("after 100 .* after 40 epochs", tables.findings.by_recipe("segnet_dsc", "segnet", "mean_iou"))
     monkeypatch.setattr(tables.findings, "rows", lambda: [row | {"version": 1} for row in record])
-    assert tables.findings.trained_out("segnet_dsc", "segnet") == ""
+    assert tables.findings.by_recipe("segnet_dsc", "segnet", *both) == ""
+
+
+def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
+    """Less, or where it takes more, more: the least and the most over machines and networks."""
+
+    def entry(*ours: int) -> dict:
+        ways = {str(i): {"ours": {"ms": ms}, "unet": {"ms": 100}} for i, ms in enumerate(ours)}
+        return {"unet_twin": {"train": ways}}
+
+    monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(80)])
+    assert twin.saved("train", "ms") == "10 to 30 % less"
+    monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(104)])
+    assert twin.saved("train", "ms") == "4 % more to 30 % less"
 
 
 def test_what_muon_brings_is_paired_by_seed(monkeypatch):
@@ -81,9 +98,9 @@ def test_what_muon_brings_is_paired_by_seed(monkeypatch):
         monkeypatch.setattr(tables.findings, "rows", lambda found=some: found)
         monkeypatch.setattr(tables.findings, "lines_of", lambda name, found=others: found + lines[12:])
         said = tables.findings.muon()
-        assert said.count("+0.0500 ± 0.0000 (n=3) over") == 2
-        assert "+0.0100 ± 0.0000 (n=3) for the separable network" in said
-        assert "-0.0100 ± 0.0000 (n=3) for SegNet" in said
+        assert said.count("+0.0500 ± 0.0000 (n=3) over ") == 2
+        assert "brings it +0.0100 ± 0.0000 (n=3) (" in said
+        assert "and SegNet -0.0100 ± 0.0000 (n=3) (" in said
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
@@ -197,12 +214,12 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
         "3 of 3",
         "3 of 3",
     ]
-    assert "as good" not in speed.gains()[0]  # one seed of three isn't
+    assert speed.gains()[2].startswith("| M, float32 | 9 ms by AdamW: 10.0x | - |")  # one seed of three isn't as good
     found["sprint-18"][1]["mean_iou"] = 0.5
-    assert "(9 ms per image and training step by AdamW; as good after 10 s, 5.0 times as soon)" in speed.gains()[0]
+    assert "| after 10 s: 5.0x |" in speed.gains()[2]
     found["defaults"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
-    assert "as good after 8 s, 5.9 times as soon" in speed.gains()[0]
+    assert "| after 8 s: 5.9x |" in speed.gains()[2]
     found["defaults"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
-    assert "as good after 10 s, 5.0 times as soon" in speed.gains()[0]
+    assert "| after 10 s: 5.0x |" in speed.gains()[2]
     del entry["decode_seconds"]
     assert speed.stopwatch() == ["Not measured yet."]

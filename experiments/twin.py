@@ -1,0 +1,42 @@
+"""What SegNet's process takes less than that of a U-Net of the same widths: the benchmark's part "twin" as a table."""
+
+import json
+
+from common.results import PUBLISHED
+from experiments.cells import markdown
+
+STEPS = {"train": "training", "infer": "inference"}
+COSTS = {"ms": "ms per image", "peak_mib": "MiB"}  # a step's time; peak memory of the whole process
+
+
+def entries() -> list[dict]:
+    return [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "unet_twin" in entry]
+
+
+def twin() -> list[str]:
+    """A line for each machine and network: SegNet's cost against the U-Net's, and how much less it is."""
+    cells = [
+        (entry["machine"], entry["precision"], network,
+         *(compared(entry["unet_twin"][kind][network], cost) for kind in STEPS for cost in COSTS))
+        for entry in entries()
+        for network in ("segnet", "segnet_dsc")
+    ]  # fmt: skip
+    header = (f"{what}, {unit}" for what in STEPS.values() for unit in COSTS.values())
+    return markdown(("machine", "precision", "network", *header), cells)
+
+
+def compared(ways: dict[str, dict], cost: str) -> str:
+    ours, unet = ways["ours"][cost], ways["unet"][cost]
+    digits = 1 if ours < 50 else 0
+    return f"{ours:,.{digits}f} against {unet:,.{digits}f} ({100 * (ours / unet - 1):+.0f} %)"
+
+
+def saved(kind: str, cost: str) -> str:
+    """The least and the most that SegNet takes less, over all machines and both networks, as a part of a sentence.
+
+    kind, cost: of STEPS and COSTS.
+    """
+    of_ways = [ways for entry in entries() for ways in entry["unet_twin"][kind].values()]
+    shares = [100 * (1 - ways["ours"][cost] / ways["unet"][cost]) for ways in of_ways]
+    least, most = min(shares), max(shares)
+    return f"{least:.0f} to {most:.0f} % less" if least >= 0 else f"{-least:.0f} % more to {most:.0f} % less"
