@@ -52,6 +52,15 @@ TRIED = {  # name: pretraining, arguments, what it is compared with
     "segnet-masked-encoder": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=encoder ENCODER_RATE=1.0", "segnet"),
 }
 
+TITLES = {
+    "vit-untrained": "ViT, not pretrained",
+    "vit-masked": "ViT, pretrained",
+    "vit-random": "ViT from timm's first weights",
+    "segnet": "separable SegNet",
+    "segnet-masked": "separable SegNet, pretrained but for its last convolution",
+    "segnet-masked-encoder": "separable SegNet, its encoder pretrained",
+}
+
 
 def main() -> None:
     settings.check(globals(), {"NAMES": ("all", *TRIED)}, {"AT_ONCE": (1, math.inf)})
@@ -161,8 +170,8 @@ def pretraining() -> list[str]:
         of = dict(argument.split("=", 1) for argument in arguments.split())
         means = (spread([line[f"validation_{result}"] for line in found.values()])
                  for result in ("pixel_accuracy", "mean_iou", "border_iou"))  # fmt: skip
-        cells.append((name, of["IMAGE_SIZE"], told(before[pretraining]) if pretraining else "-", of["TRAIN_IMAGES"],
-                      epochs_of(of), len(found), *means,
+        learnt = told(before[pretraining]) if pretraining else "-"
+        cells.append((TITLES[name], of["IMAGE_SIZE"], learnt, of["TRAIN_IMAGES"], epochs_of(of), len(found), *means,
                       difference(changes_of(by_way, name, found))))  # fmt: skip
     header = ("network", "px", "pretraining", "labelled images", "epochs", "seeds", "pixel accuracy", "mean IoU",
               "border IoU", "change in mean IoU")  # fmt: skip
