@@ -237,7 +237,7 @@ def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor)
     present = matrices.sum(1) + matrices.sum(2) > 0  # a class in neither truth nor prediction is no fault
     scores = (metrics.class_iou(matrices) * present).sum(1) / present.sum(1)
     order = scores.argsort(stable=True, descending=True)
-    middle = (len(order) - EXAMPLES) // 2
+    middle = max(0, len(order) - EXAMPLES) // 2
     kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
     run = "of-weights" if WEIGHTS else row_name()  # git keeps what is in "published"
     folder, prefix = checkpoints.run_folder(pets.outputs_folder(), run, name), ""

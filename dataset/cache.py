@@ -142,6 +142,7 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
 
 def shown(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it."""
+    image.load()  # Pillow turns a TIFF itself when it loads it, and then says so
     turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # ImageOps stumbles over other tags
     image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later

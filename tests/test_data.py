@@ -207,6 +207,23 @@ def test_photographs_are_turned_as_pillow_turns_them_whatever_else_their_exif_da
         assert np.array_equal(cache.read_pixels(path, "RGB", upright=True).permute(1, 2, 0).numpy(), expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+def test_photographs_are_turned_once(tmp_path, suffix, orientation):
+    """Whatever Pillow does by itself when it loads them."""
+    path, pixels = tmp_path / f"turned.{suffix}", np.zeros((5, 7, 3), dtype=np.uint8)
+    pixels[0, 0], exif = 255, Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(path, exif=exif, **options)
+    found = cache.read_pixels(path, "RGB", upright=True)[0].numpy()
+    height, width = (5, 7) if orientation < 5 else (7, 5)
+    row = height - 1 if orientation in (3, 4, 7, 8) else 0
+    column = width - 1 if orientation in (2, 3, 6, 7) else 0
+    assert found.shape == (height, width)
+    assert list(zip(*found.nonzero())) == [(row, column)]  # where the camera's first pixel is seen
+
+
 def test_threads_heed_a_containers_quota(tmp_path):
     own = tmp_path / "own"
     own.write_text("0::/a/b\n")
