@@ -72,7 +72,7 @@ CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 # What the constants may be: one of these, or from the first number to the second
 CHOICES = {"FILLING": masking.FILLINGS}
 RANGES = {
-    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER"), (1, math.inf)),
+    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER", "PICTURED"), (1, math.inf)),
     **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
     "SEED": (0, 2**63 - 1),
@@ -88,7 +88,7 @@ RANGES = {
 FIXED = frozenset(
     {"DECODER_WIDTH", "DECODER_DEPTH", "SQUARE", "SEED", "IMAGE_SIZE", "FINER", "VALIDATION_SHARE", "BETAS"}
 )
-ANY_TIME = frozenset({"NETWORK", "RUN", "IMAGES", "THREADS", "CHECK_EVERY"})
+ANY_TIME = frozenset({"NETWORK", "RUN", "IMAGES", "THREADS", "CHECK_EVERY", "PICTURED"})
 
 PICTURED = 8  # images in the picture
 

@@ -64,8 +64,8 @@ class ImageSegmentation(nn.Module):
     kernel_size: odd; of all convolutions.
     head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as the notebook this
         benchmark comes from did, so that a logit is never negative (15,274,892 parameters at kernel 3).
-    stages: 4, or 5 as in the paper. The fifth is off: pooling five times leaves 4x4 of a 128 px map, on which
-        three more convolutions of 512 channels see little but their own padding.
+    stages: 4, or 5 as in the paper. The fifth is off: of 128 px its convolutions see maps of 8x8, and the
+        network learns less with it (README, "Findings").
 
     Raises UserError for another head, an even kernel, other stages, and in `forward` for a map that is too
     small to be pooled so often.
@@ -98,7 +98,7 @@ class ImageSegmentation(nn.Module):
         return self.decode(*self.encode(x))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[object]]:
-        """The bottleneck (B, C, H/16, W/16), and what each stage hands to the decoder beside it, the finest first."""
+        """The bottleneck (B, C, H/2**stages, W/2**stages), and what each stage hands to the decoder, finest first."""
         smallest = 2**self.stages
         if min(x.shape[-2:]) < smallest:
             raise UserError(

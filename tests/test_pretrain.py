@@ -239,6 +239,7 @@ def test_bad_input_is_told_in_a_line(script, quick, tmp_path):
     assert "FILLING=zeros: there are noise, swap, gray" in told("FILLING=zeros")
     assert "DECODER_WIDTH=100" in told("DECODER_WIDTH=100")
     assert "BETAS=0.9: two of them" in told("BETAS=0.9")
+    assert "PICTURED=0" in told("PICTURED=0")  # at the start, and not after the last epoch
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "torn.JPG").write_bytes(b"\xff\xd8 and no more")
     assert "torn.JPG is missing or can't be decoded" in told(f"IMAGES={tmp_path / 'some'}")
