@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import http.client
 import os
 import shutil
 import socket
@@ -44,7 +45,7 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in urls:
-            attempt = 0
+            attempt, most = 0, size_of(part)  # bytes, that were ever there
             while attempt < TRIES:
                 before = size_of(part)
                 try:
@@ -62,7 +63,8 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                     answers.append(f"{urlsplit(url).netloc}: redirects without end")
                     break
                 except requests.RequestException as error:
-                    attempt = 1 if size_of(part) > before else attempt + 1  # in a row without a byte of progress
+                    attempt = 1 if size_of(part) > most else attempt + 1  # in a row without a byte of progress
+                    most = max(most, size_of(part))
                     if attempt == TRIES:
                         answers.append(f"{urlsplit(url).netloc}: {reason(error)}, {TRIES} times")
                     else:
@@ -149,6 +151,7 @@ def reason(error: requests.RequestException) -> str:
         (ssl.SSLError, "no secure connection"),
         ((TimeoutError, requests.Timeout), f"no answer for {TIMEOUT:g} s"),
         (ConnectionResetError, "connection reset"),
+        (http.client.IncompleteRead, "broke off"),
     ):
         if any(isinstance(cause, kind) for cause in causes):
             return words

@@ -99,6 +99,18 @@ def test_a_wrong_part_is_thrown_away_and_a_right_one_is_enough(server, tmp_path)
     fetch(tmp_path, server.url)
 
 
+def test_a_server_that_always_begins_anew_is_given_up(server, tmp_path):
+    cuts = (300_000, 600_000, 100_000, 500_000, 200_000)  # ever more again, but never more than the second
+
+    def answer(handler, start):
+        tried = len(server.asked)
+        handler.send(BODY[: cuts[(tried - 1) % len(cuts)]] if tried < 30 else b"", 200 if tried < 30 else 404, len(BODY))
+
+    server.answer = answer
+    assert "broke off, 4 times" in refused(tmp_path, server.url)
+    assert len(server.asked) == 5
+
+
 LIES = {
     "404": (lambda h, start: h.send(b"", 404), "HTTP 404", 1),
     "500": (lambda h, start: h.send(b"", 500), "HTTP 500, 4 times", 4),
