@@ -43,6 +43,7 @@ INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the net
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well; gained nothing on images of 256 px
 
 HEIC = (".heic", ".heif")  # what phones write
+LONGEST = 65_500  # px a side, of a JPEG by libjpeg
 THUMBNAIL = 160  # px, the longer side on a contact sheet
 EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
 RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code
@@ -52,7 +53,7 @@ PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 
 def main(arguments: list[str]) -> None:
-    settings.check(globals(), {}, RANGES)
+    check_constants()
     machine.set_up(THREADS)
     if PAGE:
         paths = networks_there()
@@ -68,11 +69,13 @@ def main(arguments: list[str]) -> None:
     for image in tqdm(paths, unit="image", disable=len(paths) < 2):
         name = free_name(image.stem, taken)
         try:
-            cut, has_pet = predict(network, size, image, folder / name)
-            cutouts += [cutout.thumbnail(cut, THUMBNAIL)] if SHEET else []
-            without += [] if has_pet else [image.name]
+            pixels, probabilities = find(network, size, image)
         except UserError as error:
             failed.append(str(error))
+            continue
+        cut, has_pet = write(pixels, probabilities, folder / name)
+        cutouts += [cutout.thumbnail(cut, THUMBNAIL)] if SHEET else []
+        without += [] if has_pet else [image.name]
     if cutouts:
         pictures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
     print(f"{len(paths) - len(failed)} of {len(paths)} images in {folder}")
@@ -82,6 +85,15 @@ def main(arguments: list[str]) -> None:
         raise UserError("\n".join(["skipped:", *failed]))
 
 
+def check_constants() -> None:
+    """Raises UserError for values that would fail only later, and for those that would be passed over."""
+    settings.check(globals(), {}, RANGES)
+    if CHECKPOINT and WEIGHTS:
+        raise UserError("give CHECKPOINT or WEIGHTS, not both")
+    if INT8 and not EXPORT:
+        raise UserError("INT8 is for EXPORT=file.onnx")
+
+
 def chosen_weights() -> Path:
     """CHECKPOINT, the published WEIGHTS, the newest epoch of any run, or the best published, in this order."""
     if CHECKPOINT or WEIGHTS:
@@ -89,7 +101,8 @@ def chosen_weights() -> Path:
     path = checkpoints.newest_weights(pets.outputs_folder()) or published.best()
     if not path:
         raise UserError(
-            f"no trained network in {pets.outputs_folder()}, and none is published; train first, python train.py"
+            f"no trained network in {pets.outputs_folder()}, those of experiments aside, and none is published; "
+            "train first, python train.py"
         )
     return path
 
@@ -108,11 +121,12 @@ def load(path: Path) -> tuple[nn.Module, int]:
     network, about = pretrained.load_network(path, expected)
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
-    size, largest = INPUT or trained_for, RANGES["INPUT"][1]
+    size, smallest, largest = INPUT or trained_for, 2**network.stages, RANGES["INPUT"][1]
     if isinstance(network, pretrained.PretrainedSegmentation) and INPUT % pretrained.STRIDE:
         raise UserError(f"INPUT={INPUT}: {about['network']} takes multiples of {pretrained.STRIDE} px")
-    if not isinstance(size, int) or not 0 < size <= largest:
-        raise UserError(f"{path} says IMAGE_SIZE={str(size)[:20]}, and {largest} px is the most; INPUT= gives another")
+    if not isinstance(size, int) or not smallest <= size <= largest:
+        said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={str(size)[:20]}"
+        raise UserError(f"{said}, and {about['network']} takes {smallest} to {largest} px here; INPUT= gives another")
     return network.to(machine.device(), memory_format=torch.channels_last), size
 
 
@@ -148,15 +162,16 @@ def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
     if image.suffix.lower() in HEIC:
         raise UserError(f"{image} is HEIC, which can't be read here; have the phone or another program give JPEG")
     pixels = read_pixels(image, "RGB", upright=True)
+    if max(pixels.shape) > LONGEST:
+        raise UserError(f"{image} is longer than {LONGEST:,} px, the most that a JPEG can be: cut it in two")
     return pixels, cutout.probabilities_of(network, pixels, size, machine.precision(PRECISION), MIRROR, TILES)
 
 
-def predict(network: nn.Module, size: int, image: Path, target: Path) -> tuple[Tensor, bool]:
-    """Writes target_overlay.jpg, target_trimap.png and target_cutout.png. Raises UserError if it can't be read.
+def write(pixels: Tensor, probabilities: Tensor, target: Path) -> tuple[Tensor, bool]:
+    """Writes target_overlay.jpg, target_trimap.png and target_cutout.png, of what `find` returned.
 
-    Returns the cut-out, (4, h, w), uint8, and whether any pixel is called pet.
+    Returns the cut-out, (4, h, w), uint8, and whether any pixel is called pet. Raises UserError if there is no room.
     """
-    pixels, probabilities = find(network, size, image)
     labels = cutout.labels_of(probabilities)
     cut = cutout.cut_out(pixels, probabilities)
     cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))

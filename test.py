@@ -52,7 +52,6 @@ PUBLISH = False  # True: the rows go to outputs/published/, which git keeps
 THREADS = 0  # 0: one per core
 PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
-
 RANGES = {"EPOCH": (0, math.inf), "EXAMPLES": (0, 100), "BATCH_OF_ORIGINAL": (1, math.inf)}
 
 
@@ -61,6 +60,8 @@ def main() -> None:
     settings.check(globals(), {}, RANGES)
     if not NETWORKS:
         raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
+    if CHECKPOINT and WEIGHTS:
+        raise UserError("give CHECKPOINT or WEIGHTS, not both")
     loaded = [load(name) for name in tested_networks()]
     split = pets.load("test")
     rows = [baseline(split)] if BASELINE and distributed.is_first() else []
@@ -109,8 +110,8 @@ def weights_of(name: str) -> Path:
 
 
 def row_name() -> str:
-    """What a row calls its run: RUN, "published", or for CHECKPOINT its name, after that of its run if it has one."""
-    name, path = "published" if WEIGHTS else RUN, Path(CHECKPOINT)
+    """What a row calls its run: RUN, weights-NAME, or for CHECKPOINT its name, after that of its run if it has one."""
+    name, path = f"weights-{WEIGHTS}" if WEIGHTS else RUN, Path(CHECKPOINT)
     if CHECKPOINT:
         name = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
     return name + ("-mirror" if MIRROR else "")
@@ -239,8 +240,7 @@ def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor)
     order = scores.argsort(stable=True, descending=True)
     middle = max(0, len(order) - EXAMPLES) // 2
     kinds = {"best": order[:EXAMPLES], "typical": order[middle : middle + EXAMPLES], "worst": order[-EXAMPLES:].flip(0)}
-    run = "of-weights" if WEIGHTS else row_name()  # git keeps what is in "published"
-    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), run, name), ""
+    folder, prefix = checkpoints.run_folder(pets.outputs_folder(), row_name(), name), ""
     if PUBLISH:
         folder, prefix = pets.published_folder(), f"{row_name()}_{name}_"
     for kind, chosen in kinds.items():

@@ -34,7 +34,7 @@ NETWORKS = ("segnet", "segnet_dsc")  # in this order
 HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution; see segnet.py
 KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
-RUN = "default"  # name of the run's folder in outputs/; a run with other constants wants another
+RUN = "default"  # the folder in outputs/; other constants want another; predict.py passes over study-X, levers-X ...
 
 # Pretrained, see pretrained.py and pretrain.py
 ENCODER = ""  # "vgg16_bn", or one of timm such as "tf_efficientnet_lite0"; "": both networks from scratch

@@ -37,7 +37,9 @@ def rounded(found: object) -> object:
     return [rounded(value) for value in found] if isinstance(found, list) else found
 
 
+EXPERIMENTS = ("study-", "curve-", "pretraining-", "levers-", "ranks-", "benchmark-")  # what their runs begin with
+
+
 def has_name(run: str) -> bool:
     """Whether a run stands for itself, and is not one of the many that experiments/ compares."""
-    own = ("study-", "labels-", "curve-", "pretraining-", "levers-", "ranks-", "benchmark-")
-    return not run.startswith(own)
+    return not run.startswith(EXPERIMENTS)

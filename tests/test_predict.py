@@ -9,8 +9,10 @@ import torch
 from conftest import PHOTOGRAPHS, ROOT
 from PIL import Image
 
+import predict
 import pretrained
 from common import checkpoints, cutout, published
+from common.settings import UserError
 from dataset.cache import read_pixels
 from dataset.toy_pets import draw_pet
 
@@ -157,6 +159,9 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     monkeypatch.setattr(published, "FOLDER", tmp_path / "weights")
     assert "train first" in script("predict.py", "cat.jpg", fails=True)
     assert "TILES is from 0 to 8" in script("predict.py", "cat.jpg", "TILES=9", fails=True)
+    assert "INT8 is for EXPORT" in script("predict.py", "cat.jpg", "INT8=True", fails=True)
+    for program in ("predict.py", "test.py"):
+        assert "not both" in script(program, "CHECKPOINT=a.pt", "WEIGHTS=segnet", fails=True)
     torch.save({"weights": {}, "network": "unheard-of"}, tmp_path / "other.pt")
     assert "no network is called 'unheard-of'" in script(
         "predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'other.pt'}", fails=True
@@ -166,10 +171,20 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
         ({"kernel_size": 99_999}, "does not fit segnet_dsc"),  # of which one layer would be 2 TB
         ({"stages": "4"}, "is damaged: stages is 4"),
         ({"constants": 5}, "is damaged: constants is 5"),
-        ({"constants": {"IMAGE_SIZE": 60_000}}, "says IMAGE_SIZE=60000, and 1024 px is the most"),
+        ({"constants": {"IMAGE_SIZE": 60_000}}, "says IMAGE_SIZE=60000, and segnet_dsc takes 16 to 1024 px"),
     ):
         torch.save(saved | wrong, tmp_path / "wrong.pt")
         assert told in script("predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'wrong.pt'}", fails=True)
+    torch.save(saved, tmp_path / "right.pt")
+    right = f"CHECKPOINT={tmp_path / 'right.pt'}"
+    for wanted in ("cat.jpg", f"EXPORT={tmp_path / 'net.onnx'}"):
+        assert "INPUT=8, and segnet_dsc takes 16 to" in script("predict.py", wanted, right, "INPUT=8", fails=True)
+    Image.new("RGB", (70_000, 1)).save(tmp_path / "long.png")
+    with pytest.raises(UserError, match="longer than 65,500 px"):
+        predict.find(None, 32, tmp_path / "long.png")
+    (tmp_path / "file").touch()
+    said = script("predict.py", str(PHOTOGRAPHS), right, f"FOLDER={tmp_path / 'file'}", fails=True)
+    assert "Bengal_20_overlay.jpg could not be written" in said and "skipped" not in said  # the first of eight ends it
 
 
 def test_the_newest_network_is_none_of_an_experiment(tmp_path):

@@ -46,10 +46,11 @@ def test_trained_tested_published_and_scored_again(script, tmp_path, weights_fol
     assert about["row"] == rows[1] and about["legs"]
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
 
-    said = script("test.py", *QUICK[:2], "WEIGHTS=segnet_dsc_32px", "EXAMPLES=0")
+    said = script("test.py", *QUICK[:2], "WEIGHTS=segnet_dsc_32px", "EXAMPLES=1")
+    assert (tmp_path / "toy/weights-segnet_dsc_32px/segnet_dsc/best.png").exists()  # where the report looks for it
     again = json.loads((tmp_path / "toy/results.jsonl").read_text().splitlines()[-1])
     assert f"as published: mean IoU {rows[1]['mean_iou']:.4f}" in said
-    assert (again["run"], again["network"]) == ("published", "segnet_dsc")
+    assert (again["run"], again["network"]) == ("weights-segnet_dsc_32px", "segnet_dsc")
     assert again["mean_iou"] == pytest.approx(rows[1]["mean_iou"], abs=5e-4)
 
 
@@ -67,10 +68,15 @@ def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, w
     for again in ("RUN=default", "WEIGHTS=segnet_dsc_32px", f"CHECKPOINT={checkpoint}"):
         assert "already; publish another RUN" in script(*publish, again, fails=True)
     script(*publish, "WEIGHTS=segnet_dsc_32px", "MIRROR=True")  # another way of testing
-    assert not list((tmp_path / "toy/published").glob("published-mirror_*_curves.png"))
+    assert not list((tmp_path / "toy/published").glob("weights-*_curves.png"))
     script(*publish, "RUN=default", "MIRROR=True", "EXAMPLES=0")
     by_breed = {row["run"]: "by_breed" in row for row in results.rows(tmp_path / "toy/published")}
-    assert by_breed == {"other-epoch_02": False, "default": True, "published-mirror": True, "default-mirror": False}
+    assert by_breed == {
+        "other-epoch_02": False,
+        "default": True,
+        "weights-segnet_dsc_32px-mirror": True,
+        "default-mirror": False,
+    }
 
 
 def test_statistics_that_float16_cannot_hold_stay_float32():
