@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,8 @@ def export(network: nn.Module, size: int, path: Path) -> None:
 
 def export_int8(network: nn.Module, size: int, path: Path, images: Iterable[Tensor]) -> None:
     """The same in int8: weights by channel, maps by scales that are taken from images (1, 3, size, size), uint8."""
-    try:
-        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    except ImportError as error:
-        raise UserError("INT8 needs onnxruntime: pip install onnxruntime") from error
+    import_onnxruntime()
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Calibration(CalibrationDataReader):
         """Hands out one image at a time, as onnxruntime asks for them."""
@@ -70,6 +69,15 @@ def export_int8(network: nn.Module, size: int, path: Path, images: Iterable[Tens
             write_atomically(path, lambda part: quantize_static(prepared, part, Calibration(), **kinds))
         finally:
             logging.disable(logging.NOTSET)
+
+
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime, which is asked for on demand. Raises UserError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError("int8 needs onnxruntime: pip install onnxruntime") from error
+    return onnxruntime
 
 
 def prepare(network: nn.Module, size: int, folder: Path) -> Path:

@@ -33,6 +33,8 @@ def run(main: Callable[..., None], *modules: ModuleType, takes_paths: bool = Fal
     arguments.
     """
     modules = (sys.modules["__main__"], *modules)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     if {"-h", "--help"} & set(sys.argv[1:]):
         show(help_text(*modules))
         return

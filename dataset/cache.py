@@ -143,7 +143,10 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
 def shown(image: Image.Image) -> Image.Image:
     """The image as a viewer shows it."""
     image.load()  # Pillow turns a TIFF itself when it loads it, and then says so
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))  # ImageOps stumbles over other tags
+    try:  # not ImageOps, which stumbles over other tags
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except SyntaxError:  # Pillow's word for EXIF data that are none
+        turn = None
     image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
         return image

@@ -46,4 +46,5 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
 
 
 def digest(text: str) -> str:
-    return hashlib.sha256(f"{CODE_VERSION} {VERSION}\n{text}".encode()).hexdigest()
+    data = f"{CODE_VERSION} {VERSION}\n{text}".encode(errors="surrogateescape")  # file names may be no UTF-8
+    return hashlib.sha256(data).hexdigest()

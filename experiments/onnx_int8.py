@@ -14,9 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor
 
 import fetch_oxford_iiit_pets as pets
@@ -37,6 +35,7 @@ Way = Callable[[Tensor], Tensor]  # images (B, 3, S, S), uint8 -> logits (B, 3, 
 
 def main() -> None:
     machine.set_up(predict.THREADS)
+    onnxruntime = onnx_export.import_onnxruntime()
     path = predict.chosen_weights()
     network, size = predict.load(path)
     train_part, validation_set = divide(pets.load("trainval", size), SHARE)
@@ -72,6 +71,8 @@ def main() -> None:
 
 def written(network: torch.nn.Module, size: int, folder: Path, train_part: Part) -> dict[str, Path]:
     """The network's files of ONNX: what EXPORT writes, and both kinds of int8."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     files = {name: folder / f"{name}.onnx" for name in ("float32", "int8_static", "int8_dynamic")}
     onnx_export.export(network, size, files["float32"])
     rows = train_part.rows[:: max(1, len(train_part.rows) // CALIBRATION)][:CALIBRATION]  # of all breeds
@@ -87,6 +88,7 @@ def feed(images: Tensor) -> dict[str, np.ndarray]:
 
 def session_of(file: Path) -> Way:
     """A network of ONNX on the CPU, with as many threads as PyTorch has."""
+    onnxruntime = onnx_export.import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or it takes cores from the next way

@@ -224,6 +224,13 @@ def test_photographs_are_turned_once(tmp_path, suffix, orientation):
     assert list(zip(*found.nonzero())) == [(row, column)]  # where the camera's first pixel is seen
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_photographs_of_damaged_exif_data_are_seen_as_they_are(tmp_path, suffix):
+    path = tmp_path / f"damaged.{suffix}"
+    Image.new("RGB", (7, 5), "white").save(path, exif=b"Exif\0\0neither II nor MM")
+    assert cache.read_pixels(path, "RGB", upright=True).shape == (3, 5, 7)
+
+
 def test_threads_heed_a_containers_quota(tmp_path):
     own = tmp_path / "own"
     own.write_text("0::/a/b\n")

@@ -1,5 +1,7 @@
 """predict.py as a pet owner runs it: upright, at the image's own size, and what can't be read is named."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ import predict
 import pretrained
 from common import checkpoints, cutout, published
 from common.settings import UserError
+from dataset import photographs
 from dataset.cache import read_pixels
 from dataset.toy_pets import draw_pet
 
@@ -110,6 +113,18 @@ def test_exported_in_int8_it_is_small_and_nearly_the_same(script, trained, tmp_p
     images = {"images": np.random.default_rng(0).random((5, 3, 32, 32), np.float32)}
     ours, theirs = (session.run(["logits"], images)[0].argmax(1) for session in sessions)
     assert 0.9 < (ours == theirs).mean() < 1
+
+
+def test_a_file_name_that_is_no_utf8_is_printed_all_the_same(tmp_path):
+    """By a pipe, whose encoding is strict."""
+    torch.save({"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}, tmp_path / "net.pt")
+    name = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    shutil.copy(PHOTOGRAPHS / "Bengal_20.jpg", name)
+    command = [sys.executable, ROOT / "predict.py", name, f"CHECKPOINT={tmp_path / 'net.pt'}", f"FOLDER={tmp_path}"]
+    result = subprocess.run([*command, "INPUT=32"], capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert os.path.exists(os.fsencode(tmp_path) + b"/caf\xe9_trimap.png")
+    assert len(photographs.load(tmp_path, 16, tmp_path / "cache")[0]) > 1
 
 
 def red_is_pet() -> torch.nn.Module:
