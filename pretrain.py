@@ -72,9 +72,10 @@ CHECK_EVERY = 10  # steps between readings of the loss, which synchronise a GPU
 # What the constants may be: one of these, or from the first number to the second
 CHOICES = {"FILLING": masking.FILLINGS}
 RANGES = {
-    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "FINER", "PICTURED"), (1, math.inf)),
+    **dict.fromkeys(("PASSES", "BATCH_SIZE", "CHECK_EVERY", "DECODER_DEPTH", "PICTURED"), (1, math.inf)),
     **dict.fromkeys(("LEARNING_RATE", "FULL_CONV_RATE"), (1e-12, math.inf)),
     "WEIGHT_DECAY": (0, math.inf),
+    "FINER": (1, 2),  # beyond it crops, which are scaled without a filter, would alias
     "SEED": (0, 2**63 - 1),
     "VALIDATION_SHARE": (0, 0.99),
     "CROP": (0.01, 1),
@@ -132,7 +133,9 @@ def build() -> MaskedTransformer | MaskedPainter:
     if NETWORK in segnet.NETWORKS:
         check_divides(pets.IMAGE_SIZE, SQUARE)
         return MaskedPainter(pretrained.build(NETWORK), SQUARE, FILLING)
-    pretrained.timm_encoder(NETWORK)  # names what is near, and refuses what train.py could not take
+    pretrained.timm_encoder(
+        NETWORK, "NETWORK", tuple(segnet.NETWORKS)
+    )  # names what is near, and refuses what train.py could not take
     return MaskedTransformer(NETWORK, pets.IMAGE_SIZE, DECODER_WIDTH, DECODER_DEPTH)
 
 
@@ -279,7 +282,8 @@ def save_picture(path: Path, network: nn.Module, source: Source) -> None:
 def hand_over(path: Path, network: nn.Module, source: Source, about: dict[str, object]) -> None:
     """Writes what has been pretrained: an encoder's weights under timm's names, or a checkpoint of a SegNet."""
     found = network.pretrained()
-    settle_statistics(found, whole(source, source.training))
+    mixed = torch.randperm(len(source.training), generator=torch.Generator().manual_seed(SEED))  # they lie by breed
+    settle_statistics(found, whole(source, source.training[mixed]))
     saved = found.state_dict()
     if NETWORK in segnet.NETWORKS:
         saved = {**about, **pretrained.SHAPE, "weights": saved}

@@ -20,7 +20,7 @@ from common import encoder_weights
 from common.encoder_weights import LITE0, VGG, import_timm
 from common.files import load_file
 from common.settings import UserError
-from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation
+from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape
 
 STRIDE = 16  # of the bottleneck, px; image sizes are multiples of it
 
@@ -35,11 +35,14 @@ class PretrainedSegmentation(nn.Module):
     skips: the encoder's finer maps join the decoder's at their size, as in a U-Net.
 
     H and W are multiples of 16; `forward` raises UserError where they are not.
-    Raises UserError for an encoder that timm doesn't have, or that has no map of stride 16, or no finer ones.
+    Raises UserError for an encoder that timm doesn't have, or that has no map of stride 16, or no finer ones, and for
+    what segnet.py refuses too.
     """
 
     def __init__(self, base: str, encoder: str, skips: bool = False, head: str = "linear", kernel_size: int = 3):
         super().__init__()
+        stages = len(DECODER) - 1
+        check_shape(kernel_size, head, stages)
         self.encoder, widths = timm_encoder(encoder)  # widths: channels by stride
         self.strides = list(widths)
         self.skips = [stride for stride in self.strides if stride < STRIDE] if skips else []
@@ -47,7 +50,6 @@ class PretrainedSegmentation(nn.Module):
             raise UserError(f"ENCODER={encoder} has no maps finer than stride {STRIDE}; leave SKIP_FEATURES False")
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
-        stages = len(DECODER) - 1
         conv, bottleneck = SEGNETS[base].conv, DECODER[stages - 1][0]
         self.project = nn.Sequential(
             nn.Conv2d(widths[STRIDE], bottleneck, 1, bias=False), nn.BatchNorm2d(bottleneck), nn.ReLU(inplace=True)
@@ -142,17 +144,22 @@ def encoder_of(network: nn.Module) -> list[nn.Module]:
     return [network.bn_input, *(network.get_submodule(f"dc{i}") for i in range(1, network.stages + 1))]
 
 
-def timm_encoder(name: str) -> tuple[nn.Module, dict[int, int]]:
-    """A module whose forward gives the maps down to stride 16, finest first, and their channels by stride."""
+def timm_encoder(
+    name: str, constant: str = "ENCODER", others: tuple[str, ...] = (VGG,)
+) -> tuple[nn.Module, dict[int, int]]:
+    """A module whose forward gives the maps down to stride 16, finest first, and their channels by stride.
+
+    constant: what names it, and others: what else it may name, for errors. Raises UserError for what is no encoder.
+    """
     timm = import_timm()
     if not timm.is_model(name) or ((tag := name.partition(".")[2]) and tag not in timm_tags(name)):
-        known = [VGG, *timm.list_models(), *timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-        near = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.4) or [VGG, LITE0]
-        raise UserError(f"ENCODER={name}: timm has no such model; near: {', '.join(near)}")
+        known = [*others, *timm.list_models(), *timm.list_pretrained(f"{name.partition('.')[0]}.*")]
+        near = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.4) or [*others, LITE0]
+        raise UserError(f"{constant}={name}: timm has no such model; near: {', '.join(near)}")
     with torch.device("meta"):  # its shapes, without weights
         strides = timm.create_model(name, features_only=True).feature_info.reduction()
     if STRIDE not in strides:
-        raise UserError(f"ENCODER={name} has no map of stride {STRIDE}: its strides are {sorted(set(strides))}")
+        raise UserError(f"{constant}={name} has no map of stride {STRIDE}: its strides are {sorted(set(strides))}")
     if len(set(strides)) == 1:  # a transformer, of one stride from end to end: its last block alone
         options = {"features_only": True, "feature_cls": "getter", "out_indices": 1}
         try:
@@ -161,10 +168,13 @@ def timm_encoder(name: str) -> tuple[nn.Module, dict[int, int]]:
             encoder = timm.create_model(name, **options)  # takes its own size alone, which check_sizes tells
     else:
         options = {"out_indices": tuple(range(strides.index(STRIDE) + 1))}
-        encoder = timm.create_model(name, features_only=True, feature_cls="getter", **options)
+        try:
+            encoder = timm.create_model(name, features_only=True, feature_cls="getter", **options)
+        except TypeError as error:  # of a few models, which know no getter
+            raise UserError(f"{constant}={name}: timm has no way to its maps; choose another") from error
     widths = dict(zip(encoder.feature_info.reduction(), encoder.feature_info.channels()))
     if STRIDE not in widths:
-        raise UserError(f"ENCODER={name} hands out maps of stride {sorted(widths)} alone; choose another")
+        raise UserError(f"{constant}={name} hands out maps of stride {sorted(widths)} alone; choose another")
     return encoder, widths
 
 
@@ -186,16 +196,18 @@ def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...], images:
     return taken
 
 
-def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int) -> None:
+def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int, frozen: bool = False) -> None:
     """Raises UserError for image sizes, px, that the network's encoder can't take; it names those it can.
 
-    images: of one step and rank; BatchNorm can't learn from a single value.
+    images: of one step and rank; BatchNorm can't learn from a single value. frozen: the encoder's doesn't learn.
     """
     if not isinstance(network, PretrainedSegmentation):
         return
+    one = images == 1 and STRIDE in sizes  # whose bottleneck has one cell
+    images = max(2, images) if frozen else images
     bad = set(sizes) - set(sizes_taken(network, sizes, images))
-    if bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2)):
-        raise UserError("this encoder's BatchNorm can't learn from one image per step and rank; raise BATCH_SIZE")
+    if one or (bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2))):
+        raise UserError("BatchNorm can't learn from one image per step and rank that is so small; raise BATCH_SIZE")
     if bad:
         others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)), images)
         raise UserError(
@@ -230,10 +242,10 @@ def load_weights(network: nn.Module, encoder: str, file: str) -> str:
 
 
 def start_from(network: nn.Module, path: Path, part: str) -> None:
-    """Gives a new network weights that pretrain.py left, or those of a checkpoint of the same network.
+    """Gives a new network weights that pretrain.py left, or those of a checkpoint.
 
-    part: "encoder", or "body", all but the last convolution and what follows it. Raises UserError for weights of
-    another network.
+    part: "encoder", or "body", all but the last convolution and what follows it. Raises UserError for weights of other
+    names or shapes; networks that differ in what has no weights, such as upsampling, may exchange theirs.
     """
     saved = load_file(path)
     state, own = saved.get("weights", saved), network.state_dict()

@@ -58,6 +58,16 @@ class ConvBlock(nn.Module):
         return self.seq(x)
 
 
+def check_shape(kernel_size: int, head: str, stages: int) -> None:
+    """Raises UserError for what no network here can be built with."""
+    if head not in ("linear", "original"):
+        raise UserError(f'head is "linear" or "original", not {head!r}')
+    if stages not in (4, 5):
+        raise UserError(f"stages is 4 or 5, not {stages}")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise UserError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
+
+
 class ImageSegmentation(nn.Module):
     """SegNet: images (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
 
@@ -76,12 +86,7 @@ class ImageSegmentation(nn.Module):
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
         super().__init__()
-        if head not in ("linear", "original"):
-            raise UserError(f'head is "linear" or "original", not {head!r}')
-        if stages not in (4, 5):
-            raise UserError(f"stages is 4 or 5, not {stages}")
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-            raise UserError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
+        check_shape(kernel_size, head, stages)
         self.stages = stages
         self.bn_input = nn.BatchNorm2d(3)
         # dc1, dc2 ... and uc1, uc2 ... are the names in state dicts that the original notebook saved.

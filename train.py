@@ -154,7 +154,7 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
         torch.manual_seed(SEED)
         network = pretrained.build(name, **shape())
         if ENCODER or START_FROM:
-            images = 2 if FREEZE_ENCODER else min(BATCH_SIZE, about["train_images"]) // distributed.ranks()
+            images = min(BATCH_SIZE, about["train_images"]) // distributed.ranks()
             prepare_encoder(network, max(1, images), new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
         random = torch.Generator().manual_seed(SEED)
@@ -175,9 +175,9 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
 def prepare_encoder(network: nn.Module, images: int, new: bool = True) -> None:
     """Gives a new run its pretrained weights; freezes the encoder if it is to stay as it is.
 
-    images: that the encoder learns from in one step of a rank.
+    images: of one step of a rank.
     """
-    pretrained.check_sizes(network, tuple(size_in(epoch) for epoch in range(*EPOCHS)), images)
+    pretrained.check_sizes(network, tuple(size_in(epoch) for epoch in range(*EPOCHS)), images, FREEZE_ENCODER)
     if new and START_FROM:
         pretrained.start_from(network, Path(START_FROM), START_PART)
         print(f"{START_PART} from {START_FROM}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from common import distributed, files, machine
 from common.files import clear_parts, load_file, write_atomically
 from common.results import has_name
-from common.settings import UserError
+from common.settings import UserError, typed
 
 TAKEN = ("cache", "predictions", "pretrained", "published", "scale", "toy", "..")  # folders in outputs that are no runs
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
@@ -119,7 +119,9 @@ def check_same_run(
     if hardware != here and not new_leg:
         raise UserError(f"{begun} on {' in '.join(hardware)}, not {' in '.join(here)}; choose another RUN")
     if differ := differing(was["constants"], now["constants"], defaults):
-        raise UserError(f"{begun} with {differ}; give the same, or another RUN, or delete that folder")
+        done, end = len(was.get("history", [1])), now["constants"].get("EPOCHS", (1, 2))[1]
+        more = f"; EPOCHS={done + 1},{max(end, done + 2)} goes on" if differ.startswith("EPOCHS=") else ""
+        raise UserError(f"{begun} with {differ}; give the same, or another RUN, or delete that folder{more}")
 
 
 def differing(was: dict[str, object], now: dict[str, object], defaults: dict[str, object]) -> str:
@@ -128,7 +130,7 @@ def differing(was: dict[str, object], now: dict[str, object], defaults: dict[str
     What `was` lacks had its default: an old state doesn't know the constants that came later.
     """
     earlier = {name: was.get(name, defaults.get(name)) for name in sorted(now)}
-    return ", ".join(f"{name}={value}" for name, value in earlier.items() if value != now[name])
+    return ", ".join(f"{name}={typed(value)}" for name, value in earlier.items() if value != now[name])
 
 
 def epochs_in(folder: Path) -> list[int]:

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def command() -> str:
     program = f"-m experiments.{script.stem}" if is_experiment else script.name
     each, machines = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"))
     launcher = f"torchrun --nnodes={machines} --nproc-per-node={each}" if machines * each > 1 else "python"
-    return " ".join([launcher.replace(" --nnodes=1 ", " "), program, *sys.argv[1:]])
+    return f"{launcher.replace(' --nnodes=1 ', ' ')} {shlex.join([*program.split(), *sys.argv[1:]])}"
 
 
 def about() -> dict[str, object]:

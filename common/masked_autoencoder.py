@@ -28,11 +28,13 @@ class MaskedTransformer(nn.Module):
     def __init__(self, name: str, size: int, width: int = 128, depth: int = 2) -> None:
         super().__init__()
         timm = import_timm()
+        from timm.layers import PatchEmbed
         from timm.models.vision_transformer import Block, VisionTransformer
 
         with torch.device("meta"):
             found = timm.create_model(name) if timm.is_model(name) else None
-        if not isinstance(found, VisionTransformer) or found.pos_embed is None:
+        plain = isinstance(found, VisionTransformer) and isinstance(found.patch_embed, PatchEmbed)  # no hybrid
+        if not plain or found.pos_embed is None:
             raise UserError(f"{name} is no plain vision transformer of timm, such as vit_tiny_patch16_224")
         self.encoder = timm.create_model(name, num_classes=0, dynamic_img_size=True)
         self.side = self.encoder.patch_embed.patch_size[0]
@@ -119,7 +121,10 @@ def positions(grid: tuple[int, int], width: int) -> Tensor:
 
 @torch.no_grad()
 def settle_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Gives BatchNorm layers the mean and variance of whole images; those of masked ones are others."""
+    """Gives BatchNorm layers the mean and variance of whole images; those of masked ones are others.
+
+    batches: of images in a random order; a last one that is smaller than the first is left out.
+    """
     kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
     norms = [module for module in network.modules() if isinstance(module, kinds)]
     kept = [norm.momentum for norm in norms]
@@ -127,7 +132,11 @@ def settle_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
     network.train()
+    whole = 0  # images of the first batch
     for images in batches if norms else ():
+        if len(images) < whole:  # it would count as much as a whole one
+            break
+        whole = len(images)
         network(images)
     for norm, momentum in zip(norms, kept):
         norm.momentum = momentum

@@ -106,6 +106,11 @@ def parse(name: str, text: str, default: object) -> object:
     return value
 
 
+def typed(value: object) -> str:
+    """A constant's value as it is given on a command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def check(
     values: dict[str, object], choices: dict[str, tuple[str, ...]], ranges: dict[str, tuple[float, float]]
 ) -> None:
@@ -186,8 +191,7 @@ def groups_of(module: ModuleType) -> dict[str, list[str]]:
         while top > 0 and lines[top - 1].startswith("#"):
             title.insert(0, comments[top])
             top -= 1
-        value = known[name]
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        shown = typed(known[name])
         shown = f"{name}={shown if len(shown) < 60 else shown[:56] + ' ...'}"
         comment = comments.get(node.end_lineno, "") or comments.get(node.lineno, "")
         found.setdefault(" ".join(title), []).append(f"{shown:32}  {comment}".rstrip())

@@ -39,7 +39,7 @@ SUMMARY = (
     ("muon40", "segnet_dsc", "separable SegNet, 40 epochs"),
     ("muon40", "segnet", "SegNet, 40 epochs"),
     ("lite2", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 48 epochs, AdamW"),
-    ("lite2-256", "segnet_dsc_lite2", "the same at 256 px, 30 epochs, Muon for the decoder"),
+    ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs, Muon for the decoder"),
 )
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU

@@ -159,7 +159,7 @@ def is_last(key):
 def test_statistics_are_those_of_whole_images():
     network = masked("segnet_dsc", 32).network
     batches = [torch.rand(4, 3, 32, 32) * scale for scale in (1, 3)]
-    settle_statistics(network, batches)
+    settle_statistics(network, [*batches, torch.ones(1, 3, 32, 32)])  # the last, smaller one doesn't count as much
     mean = torch.cat(batches).mean((0, 2, 3))
     assert torch.allclose(network.bn_input.running_mean, mean, atol=1e-6)
     assert network.bn_input.momentum == 0.1
@@ -235,7 +235,10 @@ def test_bad_input_is_told_in_a_line(script, quick, tmp_path):
     assert "SQUARE is at least 16" in told("NETWORK=segnet", "SQUARE=8")
     assert "resnet18 is no plain vision transformer" in told("NETWORK=resnet18")
     assert "no such model; near: " in told("NETWORK=vit_tiny_patch16_244")
-    assert "no map of stride 16" in told("NETWORK=vit_small_patch14_dinov2")
+    assert "NETWORK=segnet_dcs: timm has no such model; near: segnet_dsc" in told("NETWORK=segnet_dcs")
+    assert "NETWORK=vit_small_patch14_dinov2 has no map of stride 16" in told("NETWORK=vit_small_patch14_dinov2")
+    assert "NETWORK=vit_tiny_r_s16_p8_224" in told("NETWORK=vit_tiny_r_s16_p8_224")  # a hybrid
+    assert "FINER is from 1 to 2" in told("FINER=3")
     assert "FILLING=zeros: there are noise, swap, gray" in told("FILLING=zeros")
     assert "DECODER_WIDTH=100" in told("DECODER_WIDTH=100")
     assert "BETAS=0.9: two of them" in told("BETAS=0.9")

@@ -187,8 +187,15 @@ def test_bad_input_is_told_in_a_line(tmp_path, vgg):
         pretrained.check_sizes(built("swin_tiny_patch4_window7_224"), (128,), 2)
     with pytest.raises(UserError, match=r"can't take images of 128 px"):  # claims a stride that it hasn't
         pretrained.check_sizes(built("inception_v3"), (128,), 2)
-    with pytest.raises(UserError, match="can't learn from one image per step and rank"):  # its map is 1x1
-        pretrained.check_sizes(built("tf_efficientnet_lite0"), (16,), 1)
+    for encoder, frozen in (("tf_efficientnet_lite0", False), ("vit_tiny_patch16_224", True)):  # the map is 1x1
+        with pytest.raises(UserError, match="can't learn from one image per step and rank"):
+            pretrained.check_sizes(built(encoder), (16,), 1, frozen)
+    pretrained.check_sizes(built("tf_efficientnet_lite0"), (16,), 2)
+    with pytest.raises(UserError, match="ENCODER=hardcorenas_a: timm has no way to its maps"):
+        built("hardcorenas_a")
+    for wrong in ({"kernel_size": 2}, {"head": "orginal"}):
+        with pytest.raises(UserError, match=r"kernel_size is odd|head is"):
+            built("tf_efficientnet_lite0", **wrong)
     pretrained.check_sizes(built("tf_efficientnet_lite0"), (32,), 1)
     blocks = {f"_blocks.{i}._bn1.weight": torch.zeros(1) for i in range(16)} | {"_conv_stem.weight": torch.zeros(1)}
     for name, key, said in (

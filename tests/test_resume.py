@@ -46,7 +46,8 @@ def test_another_leg_has_other_constants_but_the_same_images(script, begun, tmp_
 
 def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
     constants = (*RUN, "EPOCHS=1,5", "VALIDATION_SHARE=0.2")
-    assert "EPOCHS=(1, 3)" in script("train.py", *constants, fails=True)
+    said = script("train.py", *constants, fails=True)
+    assert "with EPOCHS=1,3;" in said and "EPOCHS=3,5 goes on" in said
     state = checkpoints.load_file(begun / "state.pt")
     state["constants"]["EPOCHS"] = (1, 5)  # as if it had been stopped
     torch.save(state, begun / "state.pt")
