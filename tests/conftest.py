@@ -1,4 +1,4 @@
-"""The toy data set, drawn once, and a way to run the scripts as a user does."""
+"""The toy data set, drawn once, a way to run the scripts as a user does, and what tests of killed runs look at."""
 
 import contextlib
 import io
@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 import fetch_oxford_iiit_pets as pets
 from common import machine, settings
+from common.files import load_file
 from dataset import augment
 from dataset.toy_pets import write_toy_pets
 
@@ -83,3 +87,22 @@ def run_apart(name: str, *arguments: str) -> tuple[int, str, str]:
     environment = os.environ | {"PYTHONPATH": ""}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     return result.returncode, result.stdout, result.stderr
+
+
+def wait_for(path: Path, *processes: subprocess.Popen) -> None:
+    """Until the file is there; fails if a process ends before."""
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.005)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two state dicts are equal."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def epochs_in(files: Path) -> int:
+    """Complete epochs by the state of a run's folder; raises at any damaged file of a final name."""
+    for path in files.glob("[!.]*.pt"):
+        load_file(path)
+    return len(load_file(files / "state.pt")["history"]) if (files / "state.pt").exists() else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, epochs_in, same, wait_for
 
 import pretrained
 import segnet
@@ -94,23 +94,6 @@ def ranks_of(process):
     return rank
 
 
-def wait_for(path, *processes):
-    while not path.exists():
-        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
-        time.sleep(0.005)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def whole_epochs(files):
-    """Complete epochs by the state; raises at a damaged file of a final name."""
-    for path in files.glob("[!.]*.pt"):
-        load_file(path)
-    return len(load_file(files / "state.pt")["history"]) if (files / "state.pt").exists() else 0
-
-
 @pytest.mark.slow
 def test_ranks_do_what_one_process_does(start):
     """tests/ranks_program.py compares, on both ranks."""
@@ -161,7 +144,7 @@ def test_a_killed_rank_ends_the_other_which_says_so(start, tmp_path):
     (line,) = ended(ranks, 1, -signal.SIGKILL)
     assert time.monotonic() - begin < MOST
     assert line.startswith("error: another rank was killed")
-    assert whole_epochs(files) >= 1
+    assert epochs_in(files) >= 1
 
 
 def test_a_batch_that_cannot_be_divided(monkeypatch):
@@ -229,7 +212,7 @@ def test_torchrun_ends_soon_with_one_line_of_ours(torchrun, tmp_path, kind, rank
     assert not any(Path(f"/proc/{child}").exists() for child in children.values())
     line = "error: another rank was killed" if kind == signal.SIGKILL else "stopped; the same command goes on"
     assert said.count(line) == 1
-    assert whole_epochs(files) >= 1
+    assert epochs_in(files) >= 1
     assert not list(files.glob(".*.part*")) or kind == signal.SIGKILL
 
 
@@ -272,7 +255,7 @@ def test_killed_ten_times_under_torchrun_nothing_is_lost(torchrun, tmp_path):
         begin = time.monotonic()
         process.communicate(timeout=2 * MOST)
         assert process.returncode == 0 or time.monotonic() - begin < MOST
-        epochs = whole_epochs(files)
+        epochs = epochs_in(files)
         lost += epochs < newest
         newest = epochs
         if newest == 6:

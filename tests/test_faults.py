@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, epochs_in, same, wait_for
 
 import train
 from common import machine, results
@@ -43,25 +43,8 @@ def start(tmp_path):
         process.communicate()
 
 
-def wait_for(path, process):
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-
-
 def weights(folder, epoch):
     return load_file(folder / f"epoch_{epoch:02d}.pt")["weights"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def epochs_in(files):
-    """Complete epochs by the state, after every file with a final name has been read; raises at a damaged one."""
-    for path in files.glob("[!.]*.pt"):
-        load_file(path)
-    return len(load_file(files / "state.pt")["history"]) if (files / "state.pt").exists() else 0
 
 
 def kill_often(start, folder, kills):

@@ -13,7 +13,6 @@ from common import checkpoints, results
 from experiments import levers, tasks
 
 TOY = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1", "NETWORKS=segnet_dsc", "EPOCHS=1,3")
-SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
 
 
 def batch(classes=3):
@@ -89,7 +88,7 @@ def test_a_row_of_a_lever_is_none_of_the_recipe():
 
 def test_averaged_weights_are_those_of_all_steps_and_are_what_is_validated(monkeypatch):
     monkeypatch.setattr(levers, "AVERAGE", 0.75)
-    network = pretrained.build("segnet_dsc", **SHAPE).train()
+    network = pretrained.build("segnet_dsc", **pretrained.SHAPE).train()
     optimizer = train.make_optimizer(network)
     expected = None
     for _ in range(3):
@@ -105,7 +104,7 @@ def test_averaged_weights_are_those_of_all_steps_and_are_what_is_validated(monke
 
 def test_dropout_leaves_whole_channels_of_the_bottleneck_out(monkeypatch):
     monkeypatch.setattr(levers, "DROPOUT", 0.5)
-    network = levers.build(pretrained.build, "segnet_dsc", **SHAPE).train()
+    network = levers.build(pretrained.build, "segnet_dsc", **pretrained.SHAPE).train()
     images = torch.rand(2, 3, 32, 32)
     dropped, _ = network.encode(images)
     monkeypatch.setattr(levers, "DROPOUT", 0.0)
