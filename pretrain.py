@@ -133,9 +133,8 @@ def build() -> MaskedTransformer | MaskedPainter:
     if NETWORK in segnet.NETWORKS:
         check_divides(pets.IMAGE_SIZE, SQUARE)
         return MaskedPainter(pretrained.build(NETWORK), SQUARE, FILLING)
-    pretrained.timm_encoder(
-        NETWORK, "NETWORK", tuple(segnet.NETWORKS)
-    )  # names what is near, and refuses what train.py could not take
+    # Names what is near, and refuses what train.py could not take
+    pretrained.timm_encoder(NETWORK, "NETWORK", tuple(segnet.NETWORKS))
     return MaskedTransformer(NETWORK, pets.IMAGE_SIZE, DECODER_WIDTH, DECODER_DEPTH)
 
 
