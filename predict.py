@@ -15,6 +15,7 @@ newest that was trained here, or else the best that is published.
 
 import functools
 import itertools
+import os
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well; gained nothing
 
 HEIC = (".heic", ".heif")  # what phones write
 LONGEST = 65_500  # px a side, of a JPEG by libjpeg
+LONGEST_NAME = 200  # bytes of an image's name in those of its files, for which most systems have 255
 THUMBNAIL = 160  # px, the longer side on a contact sheet
 EXAMPLES = REPOSITORY / "tests" / "photographs"  # on the page
 RANGES = {"INPUT": (0, 1024), "TILES": (0, 8)}  # beyond them, memory and time are better asked for in the code
@@ -150,7 +152,9 @@ def images_in(arguments: list[str]) -> list[Path]:
 
 
 def free_name(stem: str, taken: set[str]) -> str:
-    """The stem, with a number if another image of this call has it already."""
+    """The stem, with a number if another image of this call has it already; cut where files could not be named so."""
+    while len(os.fsencode(stem)) > LONGEST_NAME:
+        stem = stem[:-1]
     names = itertools.chain((stem,), (f"{stem}_{i}" for i in itertools.count(2)))
     name = next(name for name in names if name.casefold() not in taken)  # some file systems know no capitals
     taken.add(name.casefold())

@@ -134,7 +134,7 @@ def build() -> MaskedTransformer | MaskedPainter:
         check_divides(pets.IMAGE_SIZE, SQUARE)
         return MaskedPainter(pretrained.build(NETWORK), SQUARE, FILLING)
     # Names what is near, and refuses what train.py could not take
-    pretrained.timm_encoder(NETWORK, "NETWORK", tuple(segnet.NETWORKS))
+    pretrained.timm_encoder(NETWORK, "NETWORK", (*segnet.NETWORKS, "vit_tiny_patch16_224"))
     return MaskedTransformer(NETWORK, pets.IMAGE_SIZE, DECODER_WIDTH, DECODER_DEPTH)
 
 

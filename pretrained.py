@@ -145,7 +145,7 @@ def encoder_of(network: nn.Module) -> list[nn.Module]:
 
 
 def timm_encoder(
-    name: str, constant: str = "ENCODER", others: tuple[str, ...] = (VGG,)
+    name: str, constant: str = "ENCODER", others: tuple[str, ...] = (VGG, LITE0)
 ) -> tuple[nn.Module, dict[int, int]]:
     """A module whose forward gives the maps down to stride 16, finest first, and their channels by stride.
 
@@ -154,7 +154,7 @@ def timm_encoder(
     timm = import_timm()
     if not timm.is_model(name) or ((tag := name.partition(".")[2]) and tag not in timm_tags(name)):
         known = [*others, *timm.list_models(), *timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-        near = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.4) or [*others, LITE0]
+        near = difflib.get_close_matches(name, dict.fromkeys(known), n=4, cutoff=0.4) or others
         raise UserError(f"{constant}={name}: timm has no such model; near: {', '.join(near)}")
     with torch.device("meta"):  # its shapes, without weights
         strides = timm.create_model(name, features_only=True).feature_info.reduction()

@@ -119,8 +119,10 @@ def check_same_run(
     if hardware != here and not new_leg:
         raise UserError(f"{begun} on {' in '.join(hardware)}, not {' in '.join(here)}; choose another RUN")
     if differ := differing(was["constants"], now["constants"], defaults):
-        done, end = len(was.get("history", [1])), now["constants"].get("EPOCHS", (1, 2))[1]
-        more = f"; EPOCHS={done + 1},{max(end, done + 2)} goes on" if differ.startswith("EPOCHS=") else ""
+        others = {name: value for name, value in now["constants"].items() if name != "EPOCHS"}
+        done, more = len(was.get("history", ())), ""
+        if done and not differing(was["constants"], others, defaults):
+            more = f"; EPOCHS={done + 1},{now['constants']['EPOCHS'][1]} goes on"
         raise UserError(f"{begun} with {differ}; give the same, or another RUN, or delete that folder{more}")
 
 

@@ -22,7 +22,7 @@ class MaskedTransformer(nn.Module):
     those for other sizes: so the encoder's state dict goes into any model of that name.
 
     name: of timm; size: of the images, px a side; width, depth: of the decoder, whose heads are 32 wide.
-    Raises UserError for a model that is no vision transformer, and for a size that its patches don't divide.
+    Raises UserError for a model that is no plain vision transformer, and for a size that its patches don't divide.
     """
 
     def __init__(self, name: str, size: int, width: int = 128, depth: int = 2) -> None:
@@ -35,7 +35,7 @@ class MaskedTransformer(nn.Module):
             found = timm.create_model(name) if timm.is_model(name) else None
         plain = isinstance(found, VisionTransformer) and isinstance(found.patch_embed, PatchEmbed)  # no hybrid
         if not plain or found.pos_embed is None:
-            raise UserError(f"{name} is no plain vision transformer of timm, such as vit_tiny_patch16_224")
+            raise UserError(f"NETWORK={name} is no plain vision transformer of timm, such as vit_tiny_patch16_224")
         self.encoder = timm.create_model(name, num_classes=0, dynamic_img_size=True)
         self.side = self.encoder.patch_embed.patch_size[0]
         check_divides(size, self.side)

@@ -72,11 +72,12 @@ def export_int8(network: nn.Module, size: int, path: Path, images: Iterable[Tens
 
 
 def import_onnxruntime() -> ModuleType:
-    """onnxruntime, which is asked for on demand. Raises UserError where it is not installed."""
+    """onnxruntime, which is asked for on demand. Raises UserError where it, or what it quantises by, is not there."""
     try:
         import onnxruntime
+        import onnxruntime.quantization
     except ImportError as error:
-        raise UserError("int8 needs onnxruntime: pip install onnxruntime") from error
+        raise UserError("int8 needs onnx and onnxruntime: pip install onnx onnxscript onnxruntime") from error
     return onnxruntime
 
 

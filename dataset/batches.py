@@ -55,7 +55,7 @@ def numbers(
         training += [(place, members[i]) for place, i in enumerate(order[:used])]
         validation += [members[i] for i in order[kept:]]
     if validation_share and not validation:
-        raise UserError(f"VALIDATION_SHARE={validation_share}: of no breed that is one image; give a larger share")
+        raise UserError(f"a validation share of {validation_share} is no image of any breed: larger, or more images")
     if train_images > len(training):
         raise UserError(f"TRAIN_IMAGES={train_images}: there are {len(training)} images to learn from")
     if train_images:  # the first of each breed, then the second of each

@@ -1,6 +1,7 @@
 """Every image decoded and resized once, into one file of bytes that later starts map into memory."""
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,7 +146,7 @@ def shown(image: Image.Image) -> Image.Image:
     image.load()  # Pillow turns a TIFF itself when it loads it, and then says so
     try:  # not ImageOps, which stumbles over other tags
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except SyntaxError:  # Pillow's word for EXIF data that are none
+    except (SyntaxError, struct.error):  # Pillow's words for EXIF data that are none, or cut off
         turn = None
     image = image if turn is None else image.transpose(turn)
     if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later

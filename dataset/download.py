@@ -45,12 +45,13 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for url in urls:
-            attempt, most = 0, size_of(part)  # bytes, that were ever there
+            attempt, most = 0, 0  # bytes that have ever been there of this file
             while attempt < TRIES:
                 before = size_of(part)
                 try:
                     stream(url, part, size)
                     if before and not is_whole(part, size, md5):  # what was there before may have been the fault
+                        most = 0
                         stream(url, part, size)
                     if not is_whole(part, size, md5):
                         raise Refused(f"what came has not the MD5 {md5}")
@@ -63,6 +64,7 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                     answers.append(f"{urlsplit(url).netloc}: redirects without end")
                     break
                 except requests.RequestException as error:
+                    most = most if part.exists() else 0  # the host has fewer bytes: it was no part of this file
                     attempt = 1 if size_of(part) > most else attempt + 1  # in a row without a byte of progress
                     most = max(most, size_of(part))
                     if attempt == TRIES:

@@ -111,6 +111,14 @@ def test_a_server_that_always_begins_anew_is_given_up(server, tmp_path):
     assert len(server.asked) == 5
 
 
+def test_a_wrong_part_is_no_progress_that_is_lost(server, tmp_path):
+    """From a host that breaks off after every twelfth, once the part of another file has been thrown away."""
+    (tmp_path / "file.tar.gz.part").write_bytes(download.GZIP + bytes(999_998))
+    server.answer = lambda h, start: h.send_range(start, start + 80_000 if len(server.asked) > 1 else len(BODY))
+    fetch(tmp_path, server.url)
+    assert len(server.asked) > 12
+
+
 LIES = {
     "404": (lambda h, start: h.send(b"", 404), "HTTP 404", 1),
     "500": (lambda h, start: h.send(b"", 500), "HTTP 500, 4 times", 4),

@@ -40,6 +40,7 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
     upright.convert("RGBA").save(folder / "Upright.tiff")
     (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than a beginning")
     (folder / "phone.HEIC").write_bytes(b"....ftypheic")
+    drawn.save(folder / f"{'long' * 60}.jpg")  # with an ending such as _overlay.jpg no file could have that name
     (folder / "notes.txt").write_text("not a picture, not looked at")
     Image.new("RGB", (1, 200)).save(folder / "thin.png")
     (folder / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(to Ghostscript) show\n")
@@ -54,7 +55,7 @@ def test_images_of_all_sizes_come_out_upright_and_unreadable_ones_are_named(scri
         str(folder / name) for name in ("cut.jpg", "icon.bmp", "script.png")
     ]
     made = {path.name for path in out.iterdir()}
-    names = ("turned", "Upright", "upright_2", "thin")  # one file each where capitals make no difference
+    names = ("turned", "Upright", "upright_2", "thin", "long" * 50)  # one file each where capitals make no difference
     kinds = ("overlay.jpg", "trimap.png", "cutout.png")
     assert made == {f"{name}_{kind}" for name in names for kind in kinds} | {"contact_sheet.png"}
     trimaps = [np.array(Image.open(out / f"{name}_trimap.png")) for name in names[:3]]
@@ -116,13 +117,14 @@ def test_exported_in_int8_it_is_small_and_nearly_the_same(script, trained, tmp_p
 
 
 def test_a_file_name_that_is_no_utf8_is_printed_all_the_same(tmp_path):
-    """By a pipe, whose encoding is strict."""
-    torch.save({"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}, tmp_path / "net.pt")
+    save_network_that_sees_nothing(tmp_path / "net.pt")
     name = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     shutil.copy(PHOTOGRAPHS / "Bengal_20.jpg", name)
     command = [sys.executable, ROOT / "predict.py", name, f"CHECKPOINT={tmp_path / 'net.pt'}", f"FOLDER={tmp_path}"]
-    result = subprocess.run([*command, "INPUT=32"], capture_output=True, check=False)
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run([*command, "INPUT=32"], capture_output=True, check=False, env=strict)
     assert result.returncode == 0, result.stderr
+    assert rb"no pet was found in caf\udce9.jpg" in result.stdout
     assert os.path.exists(os.fsencode(tmp_path) + b"/caf\xe9_trimap.png")
     assert len(photographs.load(tmp_path, 16, tmp_path / "cache")[0]) > 1
 
@@ -231,15 +233,18 @@ def test_what_is_clear_lends_a_thumbnail_no_colour():
     assert (small[:3, edge].int() - torch.tensor([200, 100, 50])[:, None]).abs().max() <= 1
 
 
+def save_network_that_sees_nothing(path):
+    network = pretrained.build("segnet_dsc")
+    torch.nn.init.zeros_(network.uc1.seq[-1].pointwise.weight)
+    network.uc1.seq[-1].pointwise.bias.data = torch.tensor([-99.0, 99.0, -99.0])
+    torch.save({"weights": network.state_dict(), "network": "segnet_dsc"}, path)
+
+
 def test_what_no_pet_is_in_is_said_and_transparent_ground_is_seen_as_white(script, trained, tmp_path):
     Image.new("RGBA", (60, 40), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     Image.new("RGB", (60, 40), "white").save(tmp_path / "white.png")
     assert torch.equal(*(read_pixels(tmp_path / f"{name}.png", "RGB", upright=True) for name in ("clear", "white")))
-    sees_nothing = pretrained.load_network(trained)[0]
-    torch.nn.init.zeros_(sees_nothing.uc1.seq[-1].pointwise.weight)
-    sees_nothing.uc1.seq[-1].pointwise.bias.data = torch.tensor([-99.0, 99.0, -99.0])
-    saved = torch.load(trained, weights_only=True) | {"weights": sees_nothing.state_dict()}
-    torch.save(saved, tmp_path / "nothing.pt")
+    save_network_that_sees_nothing(tmp_path / "nothing.pt")
     said = script("predict.py", str(tmp_path / "clear.png"), f"CHECKPOINT={tmp_path / 'nothing.pt'}", "THREADS=1")
     assert "1 of 1 images" in said and "no pet was found in clear.png" in said
     assert "no pet" not in script("predict.py", str(tmp_path / "white.png"), f"CHECKPOINT={trained}", "THREADS=1")

@@ -237,7 +237,8 @@ def test_bad_input_is_told_in_a_line(script, quick, tmp_path):
     assert "no such model; near: " in told("NETWORK=vit_tiny_patch16_244")
     assert "NETWORK=segnet_dcs: timm has no such model; near: segnet_dsc" in told("NETWORK=segnet_dcs")
     assert "NETWORK=vit_small_patch14_dinov2 has no map of stride 16" in told("NETWORK=vit_small_patch14_dinov2")
-    assert "NETWORK=vit_tiny_r_s16_p8_224" in told("NETWORK=vit_tiny_r_s16_p8_224")  # a hybrid
+    assert "near: segnet, " in told("NETWORK=zzzzzz")
+    assert "NETWORK=vit_base_r50_s16_224 is no plain" in told("NETWORK=vit_base_r50_s16_224")  # patches by a ResNet
     assert "FINER is from 1 to 2" in told("FINER=3")
     assert "FILLING=zeros: there are noise, swap, gray" in told("FILLING=zeros")
     assert "DECODER_WIDTH=100" in told("DECODER_WIDTH=100")
@@ -291,6 +292,8 @@ def test_sets_of_so_many_images_are_exact_nested_and_even(validation_share):
         before = names
     with pytest.raises(UserError, match=rf"TRAIN_IMAGES={everything + 1}: there are {everything} images"):
         divide(split, validation_share, train_images=everything + 1)
+    with pytest.raises(UserError, match=r"a validation share of 0\.001 is no image of any breed"):
+        divide(split, 0.001)
     few = [{pair.name for pair in divide(split, share, train_images=250)[0].pairs} for share in (0.0, 0.1)]
     assert few[0] == few[1]  # what is chosen on the validation part is chosen for these very images
 

@@ -48,6 +48,8 @@ def test_within_a_leg_nothing_may_change(script, begun, monkeypatch):
     constants = (*RUN, "EPOCHS=1,5", "VALIDATION_SHARE=0.2")
     said = script("train.py", *constants, fails=True)
     assert "with EPOCHS=1,3;" in said and "EPOCHS=3,5 goes on" in said
+    said = script("train.py", *constants, "SEED=1", fails=True)
+    assert "with EPOCHS=1,3, SEED=0;" in said and "goes on" not in said  # it wouldn't
     state = checkpoints.load_file(begun / "state.pt")
     state["constants"]["EPOCHS"] = (1, 5)  # as if it had been stopped
     torch.save(state, begun / "state.pt")
@@ -93,6 +95,8 @@ def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun
     said = script("train.py", *constants, fails=True)
     assert "holds epoch 2, but its state knows 0" in said and "delete that folder" in said
     (begun / "epoch_02.pt").unlink()  # one epoch without a state is what a kill in the first save leaves
+    said = script("train.py", *RUN, "EPOCHS=1,5", "VALIDATION_SHARE=0.2", fails=True)
+    assert "was begun with EPOCHS=1,3;" in said and "goes on" not in said
     assert "was begun with SEED=0" in script("train.py", *constants, "SEED=3", fails=True)  # but not of another run
     assert "2 epochs in" in script("train.py", *constants)
 
