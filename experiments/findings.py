@@ -167,13 +167,14 @@ def answers() -> list[str]:
     return [
         f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps alone. "
-        f"By machine and network a training step takes {twin.saved('train', 'ms')} time and the whole process "
-        f"{twin.saved('train', 'peak_mib')} memory at its peak; predicting takes {twin.saved('infer', 'ms')} time and "
-        f"{twin.saved('infer', 'peak_mib')} memory.",
+        f"By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
+        f"{twin.saved('infer', 'ms')}. The whole process's peak memory, of which two runs of the same differ by up to "
+        f"12 %, is {twin.saved('train', 'peak_mib')} in training and {twin.saved('infer', 'peak_mib')} in "
+        "predicting.",
         "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
-        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in short runs at 64 px ({unet.first['epochs']} epochs on a "
-        f"third of the images with {unet.how()}).",
+        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in short runs at 64 px (at most 2 of 64 px from it; "
+        f"{unet.first['epochs']} epochs on a third of the images with {unet.how()}).",
         f"3. **What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
         f"over; whole maps, added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices "
         f"in place of bilinear upsampling change it by {both.gain()}.",
@@ -183,8 +184,9 @@ def answers() -> list[str]:
         f"5. **Which loss finds small pets, and which the border?** {losses()}. Dice in place of the soft IoU in the "
         f"sum changes the border's IoU by {border}, mean IoU by {all_classes} (64 px, 24 epochs with AdamW, on the "
         "validation tenth).",
-        f"6. **Does the paper's fifth stage help at 128 px?** {'Yes' if deeper.mean() > 0 else 'No'}: it changes mean "
-        f"IoU by {deeper.gain()} after {deeper.first['epochs']} epochs with {deeper.how()}, by {fifth.gain()} in the "
+        "6. **Does the paper's fifth stage help at 128 px?** "
+        f"{'Yes' if deeper.mean() > 0 else 'No'}, as far as the separable network shows: it changes its mean IoU by "
+        f"{deeper.gain()} after {deeper.first['epochs']} epochs with {deeper.how()}, by {fifth.gain()} in the "
         "short runs at 64 px.",
         f"7. **What does Muon bring?** {muon()}",
     ]

@@ -16,13 +16,18 @@ def entries() -> list[dict]:
 def twin() -> list[str]:
     """A line for each machine and network: SegNet's cost against the U-Net's, and how much less it is."""
     cells = [
-        (entry["machine"], entry["precision"], network,
+        (entry["machine"] + earlier(entry), entry["precision"], network,
          *(compared(entry["unet_twin"][kind][network], cost) for kind in STEPS for cost in COSTS))
         for entry in entries()
         for network in ("segnet", "segnet_dsc")
     ]  # fmt: skip
     header = (f"{what}, {unit}" for what in STEPS.values() for unit in COSTS.values())
     return markdown(("machine", "precision", "network", *header), cells)
+
+
+def earlier(entry: dict) -> str:
+    """What is said of a machine whose numbers are older than the rows."""
+    return "" if "version" in entry else ", before version 2"
 
 
 def compared(ways: dict[str, dict], cost: str) -> str:

@@ -95,9 +95,9 @@ def answer() -> str:
     return (
         "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images, "
         f"take Lite0 with skips under SegNet's separable decoder to {with_seeds(imagenet[few])} with {few} labels"
-        f"{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; the weights alone bring "
-        f"{changes(weights)}. *Masked pretraining*, without labels, takes a small vision transformer under SegNet's "
-        f"decoder to {with_seeds(masked[few])} with {few}"
+        f"{as_many(imagenet[few], scratch, 'another network, the separable SegNet, from scratch')}; the weights alone "
+        f"bring {changes(weights)}. *Masked pretraining*, without labels, takes a small vision transformer under "
+        f"SegNet's decoder to {with_seeds(masked[few])} with {few}"
         f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings {changes(painting)}, "
         f"and the separable SegNet {pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does "
         f"it stop?* Lite0's lead over the separable SegNet is {changes(lead, *runs.MORE_SEEDS, most)}: "
