@@ -37,6 +37,7 @@ SUMMARY = (
     ("record100", "unet_dsc", "separable U-Net of the same widths, 100 epochs, AdamW"),
     ("record100", "segnet", "SegNet, 100 epochs, AdamW"),
     ("muon40", "segnet_dsc", "separable SegNet, 40 epochs"),
+    ("muon40", "unet_dsc", "separable U-Net of the same widths, 40 epochs"),
     ("muon40", "segnet", "SegNet, 40 epochs"),
     ("lite2", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 48 epochs, AdamW"),
     ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs, Muon for the decoder"),
@@ -44,7 +45,7 @@ SUMMARY = (
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU
 SHARED = {"record40/segnet", "defaults/segnet", "defaults/segnet_dsc", "defaults/unet_dsc", "fifth-stage/segnet_dsc",
-          "muon40/segnet_dsc", "lite0/segnet_dsc_lite0", "NVIDIA H100 80GB HBM3"}  # fmt: skip
+          "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "NVIDIA H100 80GB HBM3"}  # fmt: skip
 
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record100", "segnet_dsc"), ("record100", "segnet"), ("lite2", "segnet_dsc_lite2"),
