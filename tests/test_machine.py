@@ -139,3 +139,12 @@ def test_without_a_fused_optimiser_steps_are_the_same(monkeypatch, capsys):
     assert optimizer.has_fused(torch.device("cpu")) is False
     for ours, theirs in zip(networks[0].parameters(), networks[1].parameters()):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_command_on_record_can_be_pasted_into_a_shell(monkeypatch):
+    arguments = ["DATA_ROOT=my pets", "LOSS=ce+dice", "RUN=$HOME;ls"]
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/train.py", *arguments])
+    said = machine.command()
+    assert said.startswith("python train.py 'DATA_ROOT=my pets' LOSS=ce+dice ")  # quoted where it has to be
+    words = subprocess.run(f"printf '%s\\n' {said}", shell=True, capture_output=True, text=True, check=True).stdout
+    assert words.splitlines()[2:] == arguments
