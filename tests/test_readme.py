@@ -122,6 +122,14 @@ def test_published_files_are_small_and_pictures_are_shown():
         assert path.suffix != ".png" or is_shown, path
 
 
+def test_no_training_counts_twice():
+    """Tables take every row of a run for another seed."""
+    rows = results.rows()
+    named = {(row["run"], row["network"], row["mirror"]) for row in rows}
+    trained = {json.dumps([row["network"], row.get("constants"), row["mirror"]], sort_keys=True) for row in rows}
+    assert len(named) == len(trained) == len(rows)
+
+
 @pytest.mark.parametrize("row", results.rows(), ids=lambda row: f"{row['run']}-{row['network']}")
 def test_published_rows_are_whole(row):
     assert row["data"] in ("oxford", "oxford-256px-copy")
