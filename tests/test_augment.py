@@ -61,3 +61,21 @@ def test_nothing_changes_when_nothing_is_asked_for(monkeypatch, dtype):
     found, moved = augment.augment(images, trimaps.to(dtype), torch.Generator())
     assert torch.allclose(found, images / 255, atol=1e-6)
     assert torch.equal(moved, trimaps.to(dtype))
+
+
+def test_crops_show_parts_of_the_size_that_is_asked_for(monkeypatch):
+    ramps = torch.arange(64).expand(64, 64)
+    images = torch.stack((ramps, ramps.T, ramps)).to(torch.uint8).expand(300, -1, -1, -1)  # column, row
+    random = torch.Generator().manual_seed(0)
+    crops = augment.crop(images, 32, 0.3, random)
+    assert crops.shape == (300, 3, 32, 32)
+    middle = 255 * crops[:, :2, 8:24, 8:24]  # away from edges
+    width, height = (middle[:, 0, 0, -1] - middle[:, 0, 0, 0]) / 15, (middle[:, 1, -1, 0] - middle[:, 1, 0, 0]) / 15
+    area, ratio = (width * height).abs() / 4, (width / height).abs()  # a pixel is 2 of the image's where it is whole
+    assert 0.29 < area.min() < 0.4 and 0.9 < area.max() < 1.01
+    assert 0.74 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.34
+    assert 0.4 < (width < 0).float().mean() < 0.6  # flipped
+    assert (height > 0).all()
+    whole = augment.crop(images[:50], 64, 1.0, random)
+    same, mirrored = ((whole - x / 255).abs().amax((1, 2, 3)) < 1e-4 for x in (images[:50], images[:50].flip(3)))
+    assert (same ^ mirrored).all() and same.any() and mirrored.any()

@@ -16,10 +16,7 @@ from common import checkpoints, machine, masking
 from common.encoder_weights import import_timm
 from common.files import load_file
 from common.masked_autoencoder import MaskedPainter, MaskedTransformer, settle_statistics
-from common.settings import UserError
-from dataset import augment, cache, photographs
-from dataset.batches import divide
-from dataset.cache import Split
+from dataset import cache, photographs
 
 pytest.importorskip("timm")
 VIT = "vit_tiny_patch16_224"
@@ -266,56 +263,3 @@ def test_any_folder_of_photographs_is_decoded_once(tmp_path, monkeypatch):
     own.mkdir()
     shutil.copy(PHOTOGRAPHS / "Bengal_20.jpg", own / "curves.jpg")
     assert len(photographs.load(folder, 32, own / "cache")[0]) == 9
-
-
-BREEDS = [100 - (breed % 8) for breed in range(37)]  # images of each
-
-
-def numbered(counts):
-    breeds = [breed for breed, count in enumerate(counts) for _ in range(count)]
-    pairs = [cache.Pair(str(i), breed, "cat", "") for i, breed in enumerate(breeds)]
-    return Split(torch.arange(len(pairs)), torch.arange(len(pairs)), pairs)
-
-
-@pytest.mark.parametrize("validation_share", [0.0, 0.1])
-def test_sets_of_so_many_images_are_exact_nested_and_even(validation_share):
-    split, before = numbered(BREEDS), set()
-    everything = len(divide(split, validation_share)[0].pairs)
-    for count in (37, 250, 500, 1000, 2000, everything):
-        chosen, validation = divide(split, validation_share, train_images=count)
-        names = {pair.name for pair in chosen.pairs}
-        assert len(chosen.pairs) == len(names) == len(chosen.rows) == count
-        assert before <= names
-        assert not names & {pair.name for pair in validation.pairs}
-        of_breed = [sum(pair.breed == breed for pair in chosen.pairs) for breed in range(37)]
-        assert max(of_breed) - min(of_breed) <= 1 or count == everything
-        before = names
-    with pytest.raises(UserError, match=rf"TRAIN_IMAGES={everything + 1}: there are {everything} images"):
-        divide(split, validation_share, train_images=everything + 1)
-    with pytest.raises(UserError, match=r"a validation share of 0\.001 is no image of any breed"):
-        divide(split, 0.001)
-    few = [{pair.name for pair in divide(split, share, train_images=250)[0].pairs} for share in (0.0, 0.1)]
-    assert few[0] == few[1]  # what is chosen on the validation part is chosen for these very images
-
-
-def test_counts_and_shares_of_images_exclude_each_other(script, quick):
-    assert "not both" in script("train.py", *quick, "TRAIN_IMAGES=8", "TRAIN_SHARE=0.5", fails=True)
-    assert "TRAIN_IMAGES=49: there are 48" in script("train.py", *quick, "TRAIN_IMAGES=49", fails=True)
-
-
-def test_crops_show_parts_of_the_size_that_is_asked_for(monkeypatch):
-    ramps = torch.arange(64).expand(64, 64)
-    images = torch.stack((ramps, ramps.T, ramps)).to(torch.uint8).expand(300, -1, -1, -1)  # column, row
-    random = torch.Generator().manual_seed(0)
-    crops = augment.crop(images, 32, 0.3, random)
-    assert crops.shape == (300, 3, 32, 32)
-    middle = 255 * crops[:, :2, 8:24, 8:24]  # away from edges
-    width, height = (middle[:, 0, 0, -1] - middle[:, 0, 0, 0]) / 15, (middle[:, 1, -1, 0] - middle[:, 1, 0, 0]) / 15
-    area, ratio = (width * height).abs() / 4, (width / height).abs()  # a pixel is 2 of the image's where it is whole
-    assert 0.29 < area.min() < 0.4 and 0.9 < area.max() < 1.01
-    assert 0.74 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.34
-    assert 0.4 < (width < 0).float().mean() < 0.6  # flipped
-    assert (height > 0).all()
-    whole = augment.crop(images[:50], 64, 1.0, random)
-    same, mirrored = ((whole - x / 255).abs().amax((1, 2, 3)) < 1e-4 for x in (images[:50], images[:50].flip(3)))
-    assert (same ^ mirrored).all() and same.any() and mirrored.any()

@@ -17,8 +17,6 @@ from conftest import ROOT
 import train
 from common import machine, settings
 from common.settings import UserError
-from dataset.batches import divide
-from dataset.cache import Split
 from experiments import report, tables
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=16", "THREADS=1")
@@ -180,22 +178,6 @@ def test_a_misspelt_constant_is_answered_with_the_right_one(monkeypatch):
     for name in settings.constants(train):
         with pytest.raises(UserError, match=rf"\b{name}\b"):
             settings.set_constants([f"{name[:-1]}=1"], train, train.pets, train.augment)
-
-
-def test_parts_for_choosing_are_fixed_stratified_and_nested():
-    pairs = [type("Pair", (), {"breed": i % 37, "name": str(i)}) for i in range(1850)]
-    split = Split(torch.arange(1850), torch.arange(1850), pairs)
-    whole, validation = divide(split, 0.1, 1.0)
-    third, same = divide(split, 0.1, 1 / 3)
-    assert len(validation.pairs) == 185
-    assert {sum(p.breed == b for p in validation.pairs) for b in range(37)} == {5}
-    assert {sum(p.breed == b for p in third.pairs) for b in range(37)} == {15}
-    names = [{p.name for p in part.pairs} for part in (whole, validation, third, same)]
-    assert not names[0] & names[1]
-    assert names[2] < names[0]
-    assert names[1] == names[3]
-    everything, nothing = divide(split, 0.0, 1.0)
-    assert (len(everything.pairs), len(nothing.pairs)) == (1850, 0)
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "step"])
