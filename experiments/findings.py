@@ -169,7 +169,7 @@ def answers() -> list[str]:
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps alone. "
         f"By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
         f"{twin.saved('infer', 'ms')}. The whole process's peak memory, of which two runs of the same differ by up to "
-        f"12 %, is {twin.saved('train', 'peak_mib')} in training and {twin.saved('infer', 'peak_mib')} in "
+        f"{twin.repeats()}, is {twin.saved('train', 'peak_mib')} in training and {twin.saved('infer', 'peak_mib')} in "
         "predicting.",
         "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "

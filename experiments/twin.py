@@ -2,7 +2,7 @@
 
 import json
 
-from common.results import PUBLISHED
+from common.results import PUBLISHED, lines_of
 from experiments.cells import markdown
 
 STEPS = {"train": "training", "infer": "inference"}
@@ -23,6 +23,16 @@ def twin() -> list[str]:
     ]  # fmt: skip
     header = (f"{what}, {unit}" for what in STEPS.values() for unit in COSTS.values())
     return markdown(("machine", "precision", "network", *header), cells)
+
+
+def repeats() -> str:
+    """How much less memory the smaller of two runs of the same took, at the most of memory.py's lines: "12 %"."""
+    found: dict[tuple, list[int]] = {}
+    for line in lines_of("memory.jsonl"):
+        for kind in ("train_mib", "test_mib"):
+            same = (kind, *(line[name] for name in ("commit", "image_size", "batch_size", "machine", "threads")))
+            found.setdefault(same, []).append(line[kind])
+    return f"{max(100 * (1 - min(mib) / max(mib)) for mib in found.values()):.0f} %"
 
 
 def earlier(entry: dict) -> str:

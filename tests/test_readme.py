@@ -82,6 +82,13 @@ def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
     assert twin.saved("train", "ms") == "4 % more to 30 % less"
 
 
+def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
+    line = {"commit": "a", "image_size": 64, "batch_size": 8, "machine": "M", "threads": 2, "train_mib": 100}
+    lines = [line | {"test_mib": 50}, line | {"test_mib": 40}, line | {"test_mib": 1, "commit": "b"}]
+    monkeypatch.setattr(twin, "lines_of", lambda name: lines)
+    assert twin.repeats() == "20 %"
+
+
 def test_what_muon_brings_is_paired_by_seed(monkeypatch):
     """In whatever order rows and lines stand in their files."""
     by_seed = {0: 0.1, 1: 0.2, 2: 0.4}
