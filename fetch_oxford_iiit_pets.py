@@ -113,7 +113,8 @@ def data_folder() -> Path:
     folder = Path(DATA_ROOT) / "oxford-iiit-pet"
     if not folder.exists() and all((Path(DATA_ROOT) / archive.folder).is_dir() for archive in ARCHIVES):
         raise UserError(
-            f"DATA_ROOT={DATA_ROOT} is where oxford-iiit-pet lies, and this is such a folder: give its parent"
+            f"DATA_ROOT={DATA_ROOT} holds images and annotations itself; they belong in a folder oxford-iiit-pet: "
+            "move them there, or rename this one so and give its parent"
         )
     for archive in ARCHIVES:
         fetch(folder, archive)

@@ -1,6 +1,6 @@
-"""Metrics: pixel accuracy, IoU in its variants and Dice, all from confusion matrices; and the soft IoU.
+"""Pixel accuracy, IoU in its variants and Dice, all from confusion matrices; the soft IoU; the losses; evaluation.
 
-Pixel accuracy flatters: on an image whose pet fills a tenth, "all background" is right nine times out of
+Pixel accuracy flatters: on an image whose pet fills a tenth, "all background" is right almost nine times out of
 ten. IoU (intersection over union of the predicted and the true region of a class) counts only what was found.
 """
 
@@ -175,19 +175,21 @@ class Evaluation(NamedTuple):
 
 
 def summary(found: Evaluation) -> dict[str, object]:
-    """All results over all images as one data set: nothing depends on batches."""
+    """All results over all images as one data set, custom_iou as a mean over images: nothing depends on batches."""
     total = found.matrices.sum(0)
     results: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
-    return (
-        results
-        | {
-            "custom_iou": float(found.soft.double().mean()),
-            "class_iou": class_iou(total).tolist(),
-            "contour_mean_iou": float(mean_iou(found.contour.sum(0))),
-            "two_class": two_class_summary(found.two_class.sum(0)),
-        }
-        | ({"own_size": own_size_summary(found.own_size.sum(0))} if found.own_size is not None else {})
-    )
+    results["custom_iou"] = float(found.soft.double().mean())
+    results["class_iou"] = class_iou(total).tolist()
+    results["contour_mean_iou"] = float(mean_iou(found.contour.sum(0)))
+    results["two_class"] = two_class_summary(found.two_class.sum(0))
+    if found.own_size is not None:
+        own_size = found.own_size.sum(0)
+        results["own_size"] = scores(own_size) | {"class_iou": class_iou(own_size).tolist()}
+    return results
+
+
+def scores(matrix: Tensor) -> dict[str, float]:
+    return {"pixel_accuracy": float(pixel_accuracy(matrix)), "mean_iou": float(mean_iou(matrix))}
 
 
 def two_class_summary(matrix: Tensor) -> dict[str, float]:
@@ -197,14 +199,6 @@ def two_class_summary(matrix: Tensor) -> dict[str, float]:
         "pixel_accuracy": float(pixel_accuracy(matrix)),
         "pet_iou": float(of_class[PET]),
         "background_iou": float(of_class[BACKGROUND]),
-    }
-
-
-def own_size_summary(matrix: Tensor) -> dict[str, object]:
-    return {
-        "pixel_accuracy": float(pixel_accuracy(matrix)),
-        "mean_iou": float(mean_iou(matrix)),
-        "class_iou": class_iou(matrix).tolist(),
     }
 
 
@@ -225,11 +219,7 @@ def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
     thirds = {}
     for name, members in zip(("small", "middle", "large"), order.tensor_split(3)):
         total = matrices[members].sum(0)
-        thirds[name] = {
-            "pet_share": float(total[PET].sum() / total.sum()),
-            "pixel_accuracy": float(pixel_accuracy(total)),
-            "mean_iou": float(mean_iou(total)),
-        }
+        thirds[name] = {"pet_share": float(total[PET].sum() / total.sum())} | scores(total)
     return thirds
 
 
@@ -238,12 +228,7 @@ def by_group(matrices: Tensor, groups: list[str]) -> dict[str, dict[str, float]]
     found = {}
     for name in sorted(set(groups)):
         members = torch.tensor([i for i, group in enumerate(groups) if group == name])
-        total = matrices[members].sum(0)
-        found[name] = {
-            "images": len(members),
-            "pixel_accuracy": float(pixel_accuracy(total)),
-            "mean_iou": float(mean_iou(total)),
-        }
+        found[name] = {"images": len(members)} | scores(matrices[members].sum(0))
     return found
 
 
@@ -265,7 +250,8 @@ def evaluate(
     for logits in logits_of(network, images[start:end], precision, mirror):
         truth = trimaps[start : start + len(logits)].to(logits.device)
         parts.append(compare(logits, truth))
-        own += [compare_at_own_size(one, own_trimap(start + i)) for i, one in enumerate(logits)] if own_trimap else []
+        if own_trimap:
+            own += [compare_at_own_size(one, own_trimap(start + i)) for i, one in enumerate(logits)]
         start += len(logits)
     parts, own = distributed.gather([[tensor.cpu() for tensor in part] for part in parts]), distributed.gather(own)
     return Evaluation(*(torch.cat(tensors) for tensors in zip(*parts)), torch.stack(own) if own else None)

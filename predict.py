@@ -76,8 +76,10 @@ def main(arguments: list[str]) -> None:
             failed.append(str(error))
             continue
         cut, has_pet = write(pixels, probabilities, folder / name)
-        cutouts += [cutout.thumbnail(cut, THUMBNAIL)] if SHEET else []
-        without += [] if has_pet else [image.name]
+        if SHEET:
+            cutouts.append(cutout.thumbnail(cut, THUMBNAIL))
+        if not has_pet:
+            without.append(image.name)
     if cutouts:
         pictures.save_contact_sheet(folder / "contact_sheet.png", cutouts)
     print(f"{len(paths) - len(failed)} of {len(paths)} images in {folder}")

@@ -1,9 +1,10 @@
 """SegNet, its depthwise-separable twin and U-Nets of the same widths, for three classes of pixels.
 
-After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): an encoder as in VGG16,
-and a decoder that gets its last map and, of each stage, only the places of the pooling maxima. The separable
-variant replaces each convolution by a depthwise and a pointwise one, as in MobileNet
-(https://arxiv.org/abs/1704.04861), but with no BatchNorm and ReLU between the two.
+After Badrinarayanan, Kendall and Cipolla 2017 (https://arxiv.org/abs/1511.00561): VGG16's convolutions as the encoder,
+and a decoder that is handed the encoder's last map and, of each stage, only where the pooling maxima were. Unlike the
+paper's: four stages instead of five, and random first weights instead of VGG16's. The separable variant replaces each
+convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.org/abs/1704.04861), but with no
+BatchNorm and ReLU between the two.
 """
 
 import torch
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 from common.pooling import max_pool, max_unpool
 from common.settings import UserError
 
-# Channels before, between and after the convolutions of each stage, the finest stage first. Of an image of 128 px their
-# maps have 128, 64, 32, 16 (and 8) px a side, and the bottleneck half of the last. The decoder runs its stages from the
-# last to the first; its first ends in the three classes.
+# Channels before, between and after the convolutions of each stage, the finest stage first. At 128 px the stages work
+# on maps of 128, 64, 32, 16 (and 8) px a side; the bottleneck has half of the last. The decoder runs from the last
+# entry to the first, which ends in the three classes.
 ENCODER = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 DECODER = ((64, 64, 3), (128, 128, 64), (256, 256, 256, 128), (512, 512, 512, 256), (512, 512, 512, 512))
 
@@ -46,8 +47,9 @@ class ConvBlock(nn.Module):
     def __init__(self, conv: type[nn.Module], widths: tuple[int, ...], kernel_size: int, linear_end: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (width_in, width_out) in enumerate(zip(widths, widths[1:]), start=2):
-            linear = linear_end and i == len(widths)
+        pairs = list(zip(widths, widths[1:]))
+        for number, (width_in, width_out) in enumerate(pairs, start=1):
+            linear = linear_end and number == len(pairs)
             layers.append(conv(width_in, width_out, kernel_size, padding=kernel_size // 2, bias=linear))
             if not linear:
                 # In place: neither BatchNorm nor ReLU needs BatchNorm's output for its gradient.
@@ -72,8 +74,8 @@ class ImageSegmentation(nn.Module):
     """SegNet: images (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
 
     kernel_size: odd; of all convolutions.
-    head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as the notebook this
-        benchmark comes from did, so that a logit is never negative (15,274,892 parameters at kernel 3).
+    head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as in the notebook that this
+        benchmark comes from, so that a logit is never negative.
     stages: 4, or 5 as in the paper. The fifth is off: of 128 px its convolutions see maps of 8x8, and the
         network learns less with it (README, "Findings").
 
@@ -139,7 +141,7 @@ class ImageSegmentation(nn.Module):
 
 
 class ImageSegmentationDSC(ImageSegmentation):
-    """SegNet of depthwise-separable convolutions: 1,749,671 parameters at kernel 3 with the original head."""
+    """SegNet of depthwise-separable convolutions."""
 
     conv = DepthwiseSeparableConv2d
 

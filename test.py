@@ -6,7 +6,7 @@
     python test.py WEIGHTS=segnet_dsc         published weights
     torchrun --nproc-per-node=2 test.py       by two processes, each on its share of the images
 
-Every result is over the whole test split at once; "batch_mean" in a row is the original's mean over batches.
+Results are over the whole test split at once, the custom IoU as a mean over images; "batch_mean" is over batches.
 """
 
 import json
@@ -74,11 +74,11 @@ def main() -> None:
         if about.get("row", {}).get("data") == row["data"]:
             print(f"{row['network']} as published: mean IoU {about['row']['mean_iou']:.4f}, here {row['mean_iou']:.4f}")
     print_table(rows)
-    for row in rows if distributed.is_first() else ():
-        if PUBLISH and is_published(row):
-            continue  # the baseline, which every test computes anew
-        append_line(results_path(), json.dumps(row))
-        print(f"row of {row['network']} added to {results_path()}")
+    new = [row for row in rows if not (PUBLISH and is_published(row))]  # every test computes the baseline anew
+    if distributed.is_first():
+        for row in new:
+            append_line(results_path(), json.dumps(row))
+            print(f"row of {row['network']} added to {results_path()}")
 
 
 def load(name: str) -> tuple[nn.Module, dict[str, object]]:
@@ -91,7 +91,7 @@ def load(name: str) -> tuple[nn.Module, dict[str, object]]:
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)
     if trained_for != pets.IMAGE_SIZE:
         raise UserError(f"{path} was trained for IMAGE_SIZE={trained_for}: give that")
-    if PUBLISH and is_published(facts_of(about) | {"mirror": MIRROR}):  # each published row sees the test split once
+    if PUBLISH and is_published(facts_of(about) | {"mirror": MIRROR}):  # tested once
         raise UserError(f"{results_path()} has {about['network']} of run {row_name()} already; publish another RUN")
     return network, about
 
@@ -111,8 +111,10 @@ def weights_of(name: str) -> Path:
 
 def row_name() -> str:
     """What a row calls its run: RUN, weights-NAME, or for CHECKPOINT its name, after that of its run if it has one."""
-    name, path = f"weights-{WEIGHTS}" if WEIGHTS else RUN, Path(CHECKPOINT)
-    if CHECKPOINT:
+    name, path = RUN, Path(CHECKPOINT)
+    if WEIGHTS:
+        name = f"weights-{WEIGHTS}"
+    elif CHECKPOINT:
         name = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
     return name + ("-mirror" if MIRROR else "")
 
@@ -128,14 +130,15 @@ def test_performance(network: nn.Module, about: dict[str, object], split: Split)
     seconds = time.perf_counter() - start
     row = facts_of(about) | {"test_images": len(split.images)}
     row |= results_of(found, split)
-    if not results.has_name(row["run"]) or (PUBLISH and (row["seed"] or not EXAMPLES)):
-        del row["by_breed"]  # half of a row; of many runs that is more than git should keep, so beside pictures alone
+    pictured = EXAMPLES and not row["seed"]
+    if not results.has_name(row["run"]) or (PUBLISH and not pictured):
+        del row["by_breed"]  # half of a row: git keeps it for rows with pictures, which are of seed 0
     if USE_TORCHMETRICS and distributed.is_first():
         row |= from_torchmetrics(network, split)
     row |= {
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds(network, pets.IMAGE_SIZE),
-        "kept_bytes": kept_bytes(network, pets.IMAGE_SIZE, machine.precision(PRECISION)),
+        "kept_bytes": kept_bytes(network, pets.IMAGE_SIZE, dtype),
         "train_seconds": about.get("train_seconds"),
         "test_seconds": seconds,
     }

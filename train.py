@@ -34,7 +34,7 @@ NETWORKS = ("segnet", "segnet_dsc")  # in this order
 HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution; see segnet.py
 KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
-RUN = "default"  # the folder in outputs/; other constants want another; predict.py passes over study-X, levers-X ...
+RUN = "default"  # folder in outputs/; a run with other constants needs another name
 
 # Pretrained, see pretrained.py and pretrain.py
 ENCODER = ""  # "vgg16_bn", or one of timm such as "tf_efficientnet_lite0"; "": both networks from scratch
@@ -48,19 +48,19 @@ START_PART = "body"  # which of them: all but the last convolution ("body"), or 
 VALIDATION_SHARE = 0.0  # of each breed's images kept out of training to choose constants by, e.g. 0.1
 TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
 TRAIN_IMAGES = 0  # how many of them are used instead, e.g. 250, of each breed as many; 0: as TRAIN_SHARE says
-SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE; epochs are dealt out evenly to these, the last is at 1.0
+SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE, in order over EPOCHS; the last epoch is always at 1.0
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
 LOSS = "ce+dice"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums, e.g. "ce+iou"
-OPTIMIZER = "muon"  # AdamW, but Muon for weights across channels, which learn more so; or "adamw", "adam"
+OPTIMIZER = "muon"  # Muon for convolution weights across channels, AdamW for the rest; or "adamw", "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
-FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions, whose weights are smaller: equal steps change them more
-MUON_RATE = 4.0  # share of it for the weights that Muon takes, full convolutions too; their decay grows with it
+FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions, but for the weights that Muon takes
+MUON_RATE = 4.0  # share of it for those
 ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
-WEIGHT_DECAY = 0.01  # of convolution weights, a learning rate's worth a step; not with adam
+WEIGHT_DECAY = 0.01  # times the rate: what a step takes off convolution weights; not with adam
 SCHEDULE = "one_cycle"  # up and down by cosines; or "step": x0.7 every seventh epoch
 WARM_UP = 0.2  # share of the steps in which one_cycle climbs
 SEED = 0  # of the first weights, the order of images and their augmentation
@@ -104,7 +104,8 @@ def main() -> None:
     check_constants()
     machine.set_up(THREADS)
     train_sets = {}
-    for size in sorted({size_in(epoch) for epoch in range(*EPOCHS)} | {pets.IMAGE_SIZE}):  # the largest comes last
+    sizes = {size_in(epoch) for epoch in range(*EPOCHS)} | {pets.IMAGE_SIZE}
+    for size in sorted(sizes):  # IMAGE_SIZE is the last, so validation_set is of that size
         split = pets.load("trainval", size)
         train_sets[size], validation_set = divide(split, VALIDATION_SHARE, TRAIN_SHARE, TRAIN_IMAGES)
     try:
@@ -115,7 +116,7 @@ def main() -> None:
 
 
 def check_constants() -> None:
-    """Raises UserError for values that would fail only later; a wrong name is told where it is looked up."""
+    """Raises UserError for values that would fail only later."""
     training.check_epochs(EPOCHS)
     settings.check(globals(), CHOICES, RANGES)
     settings.check(vars(augment), {}, augment.RANGES)
@@ -183,14 +184,16 @@ def prepare_encoder(network: nn.Module, images: int, new: bool = True) -> None:
         print(f"{START_PART} from {START_FROM}")
     elif new:
         print(f"weights of {ENCODER} from {pretrained.load_weights(network, ENCODER, ENCODER_WEIGHTS)}")
-    for module in pretrained.encoder_of(network) if FREEZE_ENCODER else ():
-        module.requires_grad_(False)
+    if FREEZE_ENCODER:
+        for module in pretrained.encoder_of(network):
+            module.requires_grad_(False)
 
 
 def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser; weight decay is AdamW's, for convolution weights, and not for BatchNorm and biases."""
+    """OPTIMIZER with its groups of parameters. BatchNorm's and biases don't decay; with adam nothing does."""
     shares = {"encoder": ENCODER_RATE, "full convolution": FULL_CONV_RATE, "other": 1.0}
-    shares |= {"muon": MUON_RATE} if OPTIMIZER == "muon" else {}
+    if OPTIMIZER == "muon":
+        shares["muon"] = MUON_RATE
     encoder = pretrained.encoder_of(network) if ENCODER or START_FROM else []
     groups = optimizers.parameter_groups(network, encoder, shares, 0.0 if OPTIMIZER == "adam" else WEIGHT_DECAY)
     if OPTIMIZER == "muon":
@@ -235,8 +238,9 @@ def train_epoch(
     step: as step_of gives it.
     """
     network.train()
-    for module in pretrained.encoder_of(distributed.alone(network)) if FREEZE_ENCODER else ():
-        module.eval()  # its BatchNorm statistics stay as they are
+    if FREEZE_ENCODER:
+        for module in pretrained.encoder_of(distributed.alone(network)):
+            module.eval()  # its BatchNorm statistics stay as they are
     first, end = EPOCHS
     steps = PASSES * steps_in(part, BATCH_SIZE)
 

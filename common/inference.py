@@ -25,9 +25,11 @@ def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, mirror
 
     mirror: the mean of the probabilities of an image and of its mirror image, as logits.
     """
+    if not len(images):
+        return  # split would give one batch of no image
     network.eval()
     device = next(network.parameters()).device
-    for batch in images.split(batch_size_of(images)) if len(images) else ():
+    for batch in images.split(batch_size_of(images)):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits = network(as_input(batch, device)).float()
             if mirror:

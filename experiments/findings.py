@@ -3,6 +3,7 @@
 import json
 import statistics
 
+import train
 from common.results import PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
 from experiments import twin
@@ -166,15 +167,13 @@ def answers() -> list[str]:
     )
     return [
         f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
-        f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps alone. "
-        f"By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
-        f"{twin.saved('infer', 'ms')}. The whole process's peak memory, of which two runs of the same differ by up to "
-        f"{twin.repeats()}, is {twin.saved('train', 'peak_mib')} in training and {twin.saved('infer', 'peak_mib')} in "
-        "predicting.",
+        f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
+        f"indices. By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
+        f"{twin.saved('infer', 'ms')}; the process's peak memory is {twin.saved('train', 'peak_mib')} in training, "
+        f"where two runs of the same differ by up to {twin.repeats()}.",
         "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
-        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in short runs at 64 px (at most 2 of 64 px from it; "
-        f"{unet.first['epochs']} epochs on a third of the images with {unet.how()}).",
+        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",
         f"3. **What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
         f"over; whole maps, added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices "
         f"in place of bilinear upsampling change it by {both.gain()}.",
@@ -185,9 +184,8 @@ def answers() -> list[str]:
         f"sum changes the border's IoU by {border}, mean IoU by {all_classes} (64 px, 24 epochs with AdamW, on the "
         "validation tenth).",
         "6. **Does the paper's fifth stage help at 128 px?** "
-        f"{'Yes' if deeper.mean() > 0 else 'No'}, as far as the separable network shows: it changes its mean IoU by "
-        f"{deeper.gain()} after {deeper.first['epochs']} epochs with {deeper.how()}, by {fifth.gain()} in the "
-        "short runs at 64 px.",
+        f"{'Yes' if deeper.mean() > 0 else 'No'}: it changes the separable network's mean IoU by {deeper.gain()} after "
+        f"{deeper.first['epochs']} epochs, by {fifth.gain()} in the short runs.",
         f"7. **What does Muon bring?** {muon()}",
     ]
 
@@ -202,29 +200,29 @@ def by_recipe(first: str, second: str, *results: str) -> str:
 
 
 def muon() -> str:
-    """What both networks gain by it when trained out, and where a study tells it from the loss."""
-    ours, earlier, record = (entries(128, (group,))["segnet"] for group in ("muon", "forty", "record"))
+    """What both networks gain by it when trained out, and in the studies, where nothing else changes."""
+    ours, record = (entries(128, (group,))["segnet"] for group in ("muon", "record"))
     separable, separable_record = (entries(128, (group,))["segnet_dsc"] for group in ("muon", "record"))
     beside_dice = study_changes("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
     return (
-        f"SegNet's {ours['epochs']} epochs with {how(ours)} reach {spread(ours['mean_iou'])}: "
-        f"{paired(ours, earlier, 'mean_iou')} over {earlier['epochs']} with {how(earlier)}, "
-        f"{paired(ours, record, 'mean_iou')} over {record['epochs']} with {how(record)}, stronger zoom and rotation. "
-        f"The separable network's {separable['epochs']} differ from such {separable_record['epochs']} by "
-        f"{paired(separable, separable_record, 'mean_iou')}. Muon alone brings it {difference(beside_dice)} (64 px, 24 "
-        f"epochs), and SegNet {difference(study_changes('rates', MUON, 'mean_iou'))} (64 px, 5 epochs on a third of "
-        "the images), on the validation tenth."
+        f"SegNet's {ours['epochs']} epochs with {how(ours)} are {paired(ours, record, 'mean_iou')} of mean IoU over "
+        f"{record['epochs']} with {how(record)}, stronger zoom and rotation; the separable network's differ from such "
+        f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}. On the validation tenth, "
+        f"with nothing else changed, Muon brings the separable network {difference(beside_dice)} (64 px, 24 epochs), "
+        f"and SegNet {difference(study_changes('rates', MUON, 'mean_iou'))} (as the short runs)."
     )
 
 
 def how(entry: dict[str, object]) -> str:
-    """The loss and the optimiser that an entry was trained with."""
-    return f"`{entry['loss']}` and {OPTIMIZERS[entry['optimizer']]}"
+    """The optimiser that an entry was trained with, and the loss where it is not the default."""
+    loss = "" if entry["loss"] == train.LOSS else f"`{entry['loss']}` and "
+    return loss + OPTIMIZERS[entry["optimizer"]]
 
 
 def losses() -> str:
     """Mean IoU on small pets by loss, best first."""
-    titles = {"cross-entropy": "cross-entropy", "segnet_dsc": "the sum of both", "iou-loss": "the IoU loss"}
+    alone, both = "the IoU loss alone", "its sum with the IoU loss"
+    titles = {"cross-entropy": "cross-entropy", "segnet_dsc": both, "iou-loss": alone}
     small = entries(64)
     ranked = sorted(titles, key=lambda name: -statistics.mean(small[name]["small_pets"]))
     ranking = ", ".join(f"{titles[name]} {spread(small[name]['small_pets'])}" for name in ranked)

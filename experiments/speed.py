@@ -182,6 +182,6 @@ def sentences_of(result: dict) -> list[str]:
         f"- Preparing an image takes {shares['segnet']} of SegNet's step and {shares['segnet_dsc']} of its twin's.",
         f"- Of the rate of a 4096³ matrix product in {result['precision']} ({rates[result['precision']]:.0f} GFLOP/s; "
         f"{rates['float32']:.0f} in float32) SegNet's step reaches {reached['segnet']}, the separable one "
-        f"{reached['segnet_dsc']}",
+        f"{reached['segnet_dsc']}.",
         *([f"- Tried, in the same turns: {'; '.join(tried)}."] if tried else []),
     ]

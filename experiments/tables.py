@@ -2,7 +2,7 @@
 
     python -m experiments.tables        rewrites what stands between <!-- name --> and <!-- /name -->
 
-A test compares: no number of a table is typed by hand.
+A test compares: no number of ours in a table is typed by hand.
 """
 
 import functools

@@ -37,7 +37,7 @@ def repeats() -> str:
 
 def earlier(entry: dict) -> str:
     """What is said of a machine whose numbers are older than the rows."""
-    return "" if "version" in entry else ", before version 2"
+    return "" if "version" in entry else ", measured with older code"
 
 
 def compared(ways: dict[str, dict], cost: str) -> str:

@@ -1,14 +1,12 @@
 """What curve.py and pretraining.py have found, for the READMEs: tables, and what pretraining is worth in labels."""
 
 import itertools
-import statistics
 from pathlib import Path
 
 from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
 from experiments.cells import difference, markdown, mean, spread
-from experiments.findings import seeds_of
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -83,9 +81,8 @@ def minutes(line: Row) -> str:
 
 
 def answer() -> str:
-    """What pretraining is worth, for the README: in labels, with which weights, and where it stops."""
+    """What pretraining is worth, for the README: in labels, with which weights, and whether it lasts."""
     by_variant, few, most = runs.measured(), runs.FIRST, runs.COUNTS[-1]
-    chosen_with = seeds_of("record100", "segnet_dsc")[0]["train_images"] - most
     scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
     weights, painting, lead = (
         gains_of(*pair)
@@ -93,16 +90,13 @@ def answer() -> str:
                      ("lite0-imagenet", "segnet_dsc"))
     )  # fmt: skip
     return (
-        "**What is pretraining worth in labels?** *ImageNet's weights*, which know the labels of 1.3 M other images, "
-        f"take Lite0 with skips under SegNet's separable decoder to {with_seeds(imagenet[few])} with {few} labels"
-        f"{as_many(imagenet[few], scratch, 'another network, the separable SegNet, from scratch')}; the weights alone "
-        f"bring {changes(weights)}. *Masked pretraining*, without labels, takes a small vision transformer under "
-        f"SegNet's decoder to {with_seeds(masked[few])} with {few}"
-        f"{as_many(masked[few], by_variant['vit-untrained'], 'the same without it')}; it brings {changes(painting)}, "
-        f"and the separable SegNet {pretraining.change('segnet-masked')} (64 px, on the validation tenth). *Where does "
-        f"it stop?* Lite0's lead over the separable SegNet is {changes(lead, *runs.MORE_SEEDS, most)}: "
-        f"{reach(lead, runs.GAIN)}. (128 px; how long to train was chosen on {chosen_with} validation images, whose "
-        "labels come on top. [More](experiments/README.md#what-a-label-is-worth).)"
+        f"**What is pretraining worth in labels?** *ImageNet's weights* bring Lite0 with skips {changes(weights)}, to "
+        f"{with_seeds(imagenet[few])}{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; its lead "
+        f"over that network is {changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, brings a "
+        f"small vision transformer {changes(painting)}, with {few} to {with_seeds(masked[few])}"
+        f"{as_many(masked[few], by_variant['vit-untrained'], 'without it')}; it brings the separable SegNet "
+        f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). "
+        "[More](experiments/README.md#what-a-label-is-worth)."
     )
 
 
@@ -144,11 +138,3 @@ def changes(gains: dict[int, list[float]], *counts: int) -> str:
     wanted = counts or runs.MORE_SEEDS
     told = [f"{difference(found)} with {count:,}" for count, found in gains.items() if count in wanted]
     return ", ".join(told) + " labels" if told else "an amount not measured yet"
-
-
-def reach(gains: dict[int, list[float]], least: float) -> str:
-    """From which number of labels on the mean gain is less than that, or that it isn't with any."""
-    means = {count: statistics.mean(found) for count, found in sorted(gains.items())}
-    worth_it = [count for count, gain in means.items() if gain >= least]
-    beyond = [count for count in means if not worth_it or count > worth_it[-1]]
-    return f"it is less than {least} from {beyond[0]:,} on" if beyond else "it has not ended there"
