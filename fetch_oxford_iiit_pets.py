@@ -9,6 +9,7 @@ Data: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CV
 """
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,7 @@ class Pets(Dataset):
         return len(self.split.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        i = range(len(self))[i]  # from the end too; IndexError beyond
         image, trimap = self.split.images[i : i + 1], self.split.trimaps[i : i + 1].long()
         if self.augmented:
             image, trimap = augment(image, trimap, torch.default_generator)
@@ -111,7 +113,7 @@ def data_folder() -> Path:
     if DATASET != "oxford-iiit-pet":
         raise UserError(f'DATASET is "oxford-iiit-pet" or "toy", not {DATASET!r}')
     folder = Path(DATA_ROOT) / "oxford-iiit-pet"
-    if not folder.exists() and all((Path(DATA_ROOT) / archive.folder).is_dir() for archive in ARCHIVES):
+    if not os.path.exists(folder) and all(os.path.isdir(Path(DATA_ROOT, archive.folder)) for archive in ARCHIVES):
         raise UserError(
             f"DATA_ROOT={DATA_ROOT} holds images and annotations itself; they belong in a folder oxford-iiit-pet: "
             "move them there, or rename this one so and give its parent"
@@ -126,10 +128,10 @@ def fetch(folder: Path, archive: Archive) -> None:
 
     Other processes that want the same wait for the one that does it.
     """
-    if (folder / archive.folder).is_dir():
+    if os.path.isdir(folder / archive.folder):
         return
     with lock(folder / ".lock", wait=True) or contextlib.nullcontext():
-        if (folder / archive.folder).is_dir():
+        if os.path.isdir(folder / archive.folder):
             return
         path = folder / f"{archive.folder}.tar.gz"
         if not path.exists():

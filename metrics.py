@@ -219,7 +219,7 @@ def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
     thirds = {}
     for name, members in zip(("small", "middle", "large"), order.tensor_split(3)):
         total = matrices[members].sum(0)
-        thirds[name] = {"pet_share": float(total[PET].sum() / total.sum())} | scores(total)
+        thirds[name] = {"pet_share": float(ratio(total[PET].sum(), total.sum()))} | scores(total)
     return thirds
 
 

@@ -96,6 +96,8 @@ def check_constants() -> None:
         raise UserError("give CHECKPOINT or WEIGHTS, not both")
     if INT8 and not EXPORT:
         raise UserError("INT8 is for EXPORT=file.onnx")
+    if EXPORT and (not Path(EXPORT).name or os.path.isdir(EXPORT)):
+        raise UserError(f"EXPORT={EXPORT} is a folder; give the name of a file in it, such as segnet.onnx")
 
 
 def chosen_weights() -> Path:
@@ -126,11 +128,10 @@ def load(path: Path) -> tuple[nn.Module, int]:
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
     size, smallest, largest = INPUT or trained_for, 2**network.stages, RANGES["INPUT"][1]
-    if isinstance(network, pretrained.PretrainedSegmentation) and INPUT % pretrained.STRIDE:
-        raise UserError(f"INPUT={INPUT}: {about['network']} takes multiples of {pretrained.STRIDE} px")
+    said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={str(size)[:20]}"
     if not isinstance(size, int) or not smallest <= size <= largest:
-        said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={str(size)[:20]}"
         raise UserError(f"{said}, and {about['network']} takes {smallest} to {largest} px here; INPUT= gives another")
+    pretrained.check_sizes(network, (size,), said=said)
     return network.to(machine.device(), memory_format=torch.channels_last), size
 
 
@@ -138,10 +139,13 @@ def images_in(arguments: list[str]) -> list[Path]:
     """The files named, and the pictures in folders named. Raises UserError where there are none."""
     paths: list[Path] = []
     for path in map(Path, arguments):
-        if not path.is_dir():
+        if not os.path.isdir(path):  # which never raises
             paths.append(path)
             continue
-        files = sorted(file for file in path.iterdir() if file.is_file())
+        try:
+            files = sorted(file for file in path.iterdir() if os.path.isfile(file))
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror}") from error
         inside = [file for file in files if file.suffix.lower() in SUFFIXES]
         if left := [file.name for file in files if file.suffix.lower() in HEIC]:
             print(f"left out of {path}, since HEIC can't be read here: {', '.join(left)}")

@@ -10,6 +10,7 @@ bottleneck, is upsampled bilinearly, as in the SegNet paper's variant of that na
 
 import copy
 import difflib
+import json
 from pathlib import Path
 
 import torch
@@ -123,18 +124,32 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
     if saved.get("network") != expected:
         raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     saved = SHAPE | saved
-    wanted = SHAPE | {"network": "", "constants": {}}
-    if wrong := [key for key, like in wanted.items() if not isinstance(saved.get(key, like), type(like))]:
-        raise UserError(f"{path} is damaged: {wrong[0]} is {str(saved[wrong[0]])[:60]}")
+    about = {key: value for key, value in saved.items() if key != "weights"}
+    check_about(about, path)
+    shape = {key: saved[key] for key in SHAPE}
+    with torch.device("meta"):  # first without memory, of which a file from a stranger could ask for any amount
+        network = build(expected, **shape)
     try:
-        for device in ("meta", "cpu"):  # first without memory, of which a file from a stranger could ask for any amount
-            with torch.device(device):
-                network = build(expected, **{key: saved[key] for key in SHAPE})
-            network.load_state_dict(saved["weights"], assign=device == "meta")
+        network.load_state_dict(saved["weights"], assign=True)
+        network = build(expected, **shape)
+        network.load_state_dict(saved["weights"])
     except (RuntimeError, AttributeError, TypeError) as error:  # by what is wrong with the file
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise UserError(f"{path} does not fit {expected} with head {saved['head']!r}: {details[:300]}") from error
-    return network, {key: value for key, value in saved.items() if key != "weights"}
+    return network, about
+
+
+def check_about(about: dict[str, object], path: Path) -> None:
+    """Raises UserError if what a checkpoint says of its network is of other types than `checkpoints.save` writes."""
+    said = {"network": "", "constants": {}, "row": {}, "legs": [], "epoch": 0, "train_seconds": 0.0}
+    wrong = [key for key, like in (SHAPE | said).items() if not isinstance(about.get(key, like), type(like))]
+    wrong += ["legs"] if not wrong and not all(isinstance(leg, dict) for leg in about.get("legs", ())) else []
+    if wrong:
+        raise UserError(f"{path} is damaged: {wrong[0]} is {str(about[wrong[0]])[:60]}")
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: what it says of its network is not plain: {error}") from error
 
 
 def encoder_of(network: nn.Module) -> list[nn.Module]:
@@ -196,10 +211,13 @@ def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...], images:
     return taken
 
 
-def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int, frozen: bool = False) -> None:
+def check_sizes(
+    network: nn.Module, sizes: tuple[int, ...], images: int = 2, frozen: bool = False, said: str = "SIZES, IMAGE_SIZE"
+) -> None:
     """Raises UserError for image sizes, px, that the network's encoder can't take; it names those it can.
 
-    images: of one step and rank; BatchNorm can't learn from a single value. frozen: the encoder's doesn't learn.
+    images: of one step and rank; BatchNorm can't learn from a single value. frozen: the encoder's doesn't learn. said:
+    by what the sizes were given.
     """
     if not isinstance(network, PretrainedSegmentation):
         return
@@ -211,7 +229,7 @@ def check_sizes(network: nn.Module, sizes: tuple[int, ...], images: int, frozen:
     if bad:
         others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)), images)
         raise UserError(
-            f"the encoder can't take images of {', '.join(map(str, sorted(bad)))} px (SIZES, IMAGE_SIZE); "
+            f"the encoder can't take images of {', '.join(map(str, sorted(bad)))} px ({said}); "
             f"it takes {', '.join(map(str, others)) or 'none up to 256'}"
         )
 
@@ -249,6 +267,8 @@ def start_from(network: nn.Module, path: Path, part: str) -> None:
     """
     saved = load_file(path)
     state, own = saved.get("weights", saved), network.state_dict()
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is damaged: weights is {str(state)[:60]}")
     convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     last = convolutions[-1].removesuffix(".pointwise").removesuffix(".depthwise")  # uc1.seq.N
     block, _, number = last.rpartition(".")

@@ -66,8 +66,8 @@ def check_shape(kernel_size: int, head: str, stages: int) -> None:
         raise UserError(f'head is "linear" or "original", not {head!r}')
     if stages not in (4, 5):
         raise UserError(f"stages is 4 or 5, not {stages}")
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise UserError(f"kernel_size is odd, so that maps keep their size; not {kernel_size}")
+    if not isinstance(kernel_size, int) or kernel_size % 2 == 0 or not 1 <= kernel_size <= 127:
+        raise UserError(f"kernel_size is odd, so that maps keep their size, and at most 127; not {kernel_size}")
 
 
 class ImageSegmentation(nn.Module):

@@ -99,7 +99,7 @@ def load(name: str) -> tuple[nn.Module, dict[str, object]]:
 def tested_networks() -> tuple[str, ...]:
     if CHECKPOINT:
         return ("",)
-    return (WEIGHTS,) if WEIGHTS else NETWORKS
+    return (WEIGHTS,) if WEIGHTS else tuple(dict.fromkeys(NETWORKS))
 
 
 def weights_of(name: str) -> Path:
@@ -111,11 +111,9 @@ def weights_of(name: str) -> Path:
 
 def row_name() -> str:
     """What a row calls its run: RUN, weights-NAME, or for CHECKPOINT its name, after that of its run if it has one."""
-    name, path = RUN, Path(CHECKPOINT)
-    if WEIGHTS:
-        name = f"weights-{WEIGHTS}"
-    elif CHECKPOINT:
-        name = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
+    path = Path(CHECKPOINT)
+    of_file = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
+    name = of_file if CHECKPOINT else f"weights-{WEIGHTS}" if WEIGHTS else RUN
     return name + ("-mirror" if MIRROR else "")
 
 
@@ -217,7 +215,7 @@ def baseline(split: Split) -> dict[str, object]:
     row |= {"test_images": len(split.images), "epochs": 0, "image_size": pets.IMAGE_SIZE, "loss": None, "seed": None}
     row |= results_of(metrics.all_background(split.trimaps, own_trimap_of(split)), split)
     row |= {"version": results.VERSION, "parameters": 0, "train_seconds": 0, "test_seconds": 0}
-    return row | machine.about() | of_this_test()
+    return row | machine.about() | of_this_test() | {"mirror": False}  # as good in either
 
 
 def from_torchmetrics(network: nn.Module, split: Split) -> dict[str, float]:
@@ -257,9 +255,8 @@ def show_examples(network: nn.Module, name: str, split: Split, matrices: Tensor)
             }
             for i, prediction in zip(chosen.tolist(), logits.argmax(1, keepdim=True).cpu())
         ]
-        pictures.save_examples(
-            folder / f"{prefix}{kind}.png", cases, f"{name}, run {row_name()}: {kind} of the test split"
-        )
+        title = f"{name}, run {row_name()}: {kind} of the test split"
+        pictures.save_examples(folder / f"{prefix}{kind}.png", cases, title)
     pictures.save_confusion(folder / f"{prefix}confusion.png", matrices.sum(0), f"{name}, shares of the true class")
     curves = weights_of(name).with_name("curves.png")
     if PUBLISH and curves.exists() and not WEIGHTS:

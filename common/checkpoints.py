@@ -21,6 +21,7 @@ from common.results import has_name
 from common.settings import UserError, typed
 
 TAKEN = ("cache", "predictions", "pretrained", "published", "scale", "toy", "..")  # folders in outputs that are no runs
+LONGEST = 60  # letters of a RUN, which names pictures too
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
 
 
@@ -30,8 +31,11 @@ def run_folder(outputs: Path, run: str, network: str) -> Path:
 
 def check_run(run: str) -> None:
     """Raises UserError for a RUN that can't have a folder of its own in outputs."""
-    if not run or run in TAKEN or Path(run).name != run:
-        raise UserError(f"RUN={run}: it names a folder in outputs, without slashes, and none of {', '.join(TAKEN)}")
+    if not run or run in TAKEN or Path(run).name != run or len(run) > LONGEST:
+        raise UserError(
+            f"RUN={run[:LONGEST]}: it names a folder in outputs, without slashes, of at most {LONGEST} letters, "
+            f"and none of {', '.join(TAKEN)}"
+        )
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
@@ -84,7 +88,7 @@ def restore(
 ) -> None:
     """Puts weights, optimiser and random numbers as they were when `save` wrote the state."""
     network.load_state_dict(state["weights"])
-    kept = ("share", "weight_decay", "lr", "capturable")  # a rate may be a tensor on the device
+    kept = ("share", "weight_decay", "lr", "capturable", "fused")  # as the device wants them, whose rates are tensors
     of_this_leg = [{name: group[name] for name in kept} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     for group, own in zip(optimizer.param_groups, of_this_leg):

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from common import machine, settings
 from common.settings import UserError
 
+TOLD = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by torchrun, to each process
 PATIENCE = 600  # seconds; a rank that is waited for longer is given up. One that ends is noticed at once
 
 
@@ -43,6 +44,8 @@ def run(main: Callable[..., None], *modules: ModuleType) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         settings.run(main, *modules)
         return
+    if missing := [name for name in TOLD if name not in os.environ]:
+        sys.exit(f"error: WORLD_SIZE is set, {', '.join(missing)} not: start with torchrun, or without WORLD_SIZE")
     timeout = datetime.timedelta(seconds=PATIENCE)
     store, own, size = next(dist.rendezvous("env://", timeout=timeout))
     try:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -83,12 +84,15 @@ def append_line(path: Path, line: str) -> None:
 
 
 def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
-    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged or holds code.
+    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged, packed or holds code.
 
     mmap: tensors are mapped into memory, and read when they are used.
     """
     try:
+        refuse_packed(path)
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except pickle.UnpicklingError as error:
@@ -101,3 +105,15 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved
+
+
+def refuse_packed(path: Path) -> None:
+    """Raises UserError for a file of weights that is larger when read: torch.save packs nothing, a stranger might."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # of torch before 1.6
+            return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise UserError(f"{path} is compressed, which torch.save's files are not: it could unpack to any size")

@@ -19,6 +19,8 @@ import torch
 from common.files import REPOSITORY
 from common.settings import UserError
 
+MOST_THREADS = 4096
+
 stopping = threading.Event()  # a signal has come
 saving = threading.Event()  # it has to wait
 
@@ -45,8 +47,8 @@ def set_up(threads: int) -> None:
 
 def set_threads(threads: int) -> None:
     """0: one for each core that this process may use, fewer where torchrun has several use them. Raises UserError."""
-    if threads < 0:
-        raise UserError(f"THREADS={threads}: 0 for one per core, or how many")
+    if not 0 <= threads <= MOST_THREADS:
+        raise UserError(f"THREADS={threads}: 0 for one per core, or how many, up to {MOST_THREADS}")
     torch.set_num_threads(threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 

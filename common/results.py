@@ -20,11 +20,17 @@ def rows(folder: Path = PUBLISHED) -> list[Row]:
 def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
     """The lines of a file of JSON lines, none if it isn't there. Raises UserError that names a damaged line."""
     path, found = folder / name, []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
         try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: no JSON, {error}; delete that line") from error
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: no JSON of a row, {error}; delete that line") from error
     return found
 
 

@@ -97,8 +97,10 @@ def parse(name: str, text: str, default: object) -> object:
         return os.path.expanduser(text)  # ~, which some shells leave to us
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the kinds that it documents
         value = text
+    if type(value) is int and abs(value) >= 2**63:
+        raise UserError(f"{name}={text}: a number of at most 63 bits")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):

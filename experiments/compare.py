@@ -34,7 +34,8 @@ def main() -> None:
     for n, alone in ((AT_ONCE, False), (1, True)):
         for run in trials.at_once(n, train_and_test, [(task,) for task in missing if task.alone == alone]):
             print(f"{run} is done", flush=True)
-    charts.save_comparison(folder / "comparison.png", findings.comparison(results.rows(folder)))
+    rows = [row for row in results.rows(folder) if row["data"] == pets.data_name()]
+    charts.save_comparison(folder / "comparison.png", findings.comparison(rows))
 
 
 def make_caches(missing: list[Task]) -> None:

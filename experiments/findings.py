@@ -8,7 +8,7 @@ from common.results import PUBLISHED, VERSION, Row, lines_of, rows
 from common.trimap import BORDER, CLASSES
 from experiments import twin
 from experiments.cells import difference, markdown, spread
-from experiments.tasks import SEEDS, Task, row_of, tasks
+from experiments.tasks import SEEDS, STUDY, Task, constants_of, row_of, tasks
 
 MUON = "OPTIMIZER=muon"
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
@@ -123,7 +123,12 @@ def study_changes(study: str, setting: str, name: str, beside: str = "") -> list
 
 def aligned() -> list[str]:
     """Training on labels of the nearest pixel against aligned ones, by seed, scored on aligned labels."""
-    old = {line["seed"]: line for line in lines_of("truth.jsonl") if line["version"] == VERSION}
+    wanted = [constants_of(tuple(STUDY.split()))[name] for name in ("IMAGE_SIZE", "TRAIN_SHARE")]
+    old = {
+        line["seed"]: line
+        for line in lines_of("truth.jsonl")
+        if [line["version"], *(line["constants"][name] for name in ("IMAGE_SIZE", "TRAIN_SHARE"))] == [VERSION, *wanted]
+    }
     new = {
         row["seed"]: row
         for task in by_variant(("study",))[("segnet_dsc", "study", "segnet_dsc")]

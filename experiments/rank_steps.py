@@ -29,6 +29,7 @@ WHOLE_PASS = False  # True: also a pass over all images without a step
 
 
 def main() -> None:
+    distributed.check_batch(train.BATCH_SIZE)
     machine.set_up(train.THREADS)
     start = time.perf_counter()
     split = pets.load("trainval")

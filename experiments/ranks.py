@@ -12,8 +12,10 @@ import shutil
 import statistics
 
 import fetch_oxford_iiit_pets as pets
+import train
 from common import machine, settings
 from common.files import write_atomically
+from common.settings import UserError
 from experiments import trials
 from experiments.tasks import FORMER
 
@@ -29,6 +31,8 @@ RANKS = 0  # 0: one per core
 
 def main() -> None:
     ways = {"one": 1, "ranks": RANKS or machine.usable_cores()}
+    if ways["ranks"] < 2 or train.BATCH_SIZE % ways["ranks"]:
+        raise UserError(f"RANKS={ways['ranks']}: two or more, which divide a batch of {train.BATCH_SIZE} images")
     result = {"ranks": ways["ranks"], "steps": STEPS, "repeats": REPEATS, "data": pets.data_name(), **machine.about()}
     result["images_per_second"], result["all_reduce_ms"], result["parameters"] = {}, {}, {}
     for network in NETWORKS:

@@ -37,8 +37,9 @@ def main() -> None:
     machine.set_up(THREADS)
     train.PRECISION, train.LOSS, train.OPTIMIZER = "float32", "ce+iou", "adamw"  # as the rows beside it, tasks.STUDY
     folder = pets.published_folder()
-    recipe = {"version": results.VERSION, "constants": recipe_of(constants_of(STUDY.split()))}
-    lines = results.lines_of("truth.jsonl", folder)
+    constants = constants_of((*STUDY.split(), f"IMAGE_SIZE={SIZE}", f"TRAIN_SHARE={TRAIN_SHARE}"))
+    recipe = {"version": results.VERSION, "constants": recipe_of(constants)}
+    lines = [line for line in results.lines_of("truth.jsonl", folder) if line["data"] == pets.data_name()]
     done = {
         line["seed"]
         for line in lines

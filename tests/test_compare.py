@@ -39,8 +39,14 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
     assert {row["precision"] for row in rows if row["run"] != "baseline"} == {"float32"}  # whatever the machine has
     assert entries["unet_dsc"]["kept_bytes"] == 64 * entries["segnet_dsc"]["kept_bytes"]
     assert {path.name for path in (toy / "published").glob("*.png")} == {"comparison.png"}
+    other = [row | {"data": "oxford", "mean_iou": 0.99} for row in rows]  # after these, of other images
+    monkeypatch.setattr(compare.results, "rows", lambda _: rows + other)
+    drawn = []
+    monkeypatch.setattr(compare.charts, "save_comparison", lambda _, found: drawn.extend(found))
     compare.main()
     assert "0 rows are missing" in capsys.readouterr().out
+    assert 0.99 not in [score for entry in drawn for score in entry["mean_iou"]] and drawn
+    monkeypatch.undo()
     assert results.rows(toy / "published") == rows
 
 

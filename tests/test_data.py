@@ -56,6 +56,9 @@ def test_original_and_augmented_hand_out_the_same_images(folder):
 def test_the_training_set_alone_is_augmented_and_works_in_a_data_loader(folder):
     trainset, testset = pets.augmented()
     assert not torch.equal(trainset[0][0], trainset[0][0])
+    assert torch.equal(testset[-1][0], testset[len(testset) - 1][0])
+    with pytest.raises(IndexError):
+        testset[len(testset)]
     for dataset in (trainset, testset):
         images, trimaps = next(iter(DataLoader(dataset, batch_size=8, shuffle=True, num_workers=1)))
         assert images.shape == (8, 3, 128, 128)

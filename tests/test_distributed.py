@@ -152,6 +152,8 @@ def test_a_batch_that_cannot_be_divided(monkeypatch):
     distributed.check_batch(6)
     with pytest.raises(UserError, match="BATCH_SIZE=8 can't be divided among 3 ranks: give a multiple of 3"):
         distributed.check_batch(8)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    assert [len(distributed.share(torch.empty(n))) for n in (6, 4)] == [2, 4]
 
 
 @pytest.mark.parametrize("n", [0, 1, 4, 5, 24, 25, 101])

@@ -1,5 +1,7 @@
 """Metrics against torchmetrics, against loops over pixels, and against masks worked by hand."""
 
+import json
+
 import pytest
 import torch
 
@@ -113,6 +115,7 @@ def test_pet_sizes_are_thirds_in_order():
     assert [round(t["pet_share"], 2) for t in thirds.values()] == [0.2, 0.5, 0.8]
     assert thirds["small"]["pixel_accuracy"] == pytest.approx(0.8)  # all background looks good on small pets
     assert thirds["small"]["mean_iou"] == pytest.approx(0.8 / 3)
+    assert json.dumps(metrics.by_pet_size(matrices[:2]), allow_nan=False)  # a third without an image
 
 
 def test_only_pixels_near_the_contour_count_near_it():

@@ -185,7 +185,8 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     )
     saved = {"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}
     for wrong, told in (
-        ({"kernel_size": 99_999}, "does not fit segnet_dsc"),  # of which one layer would be 2 TB
+        ({"kernel_size": 99_999}, "at most 127; not 99999"),  # of which one layer would be 2 TB
+        ({"kernel_size": 127}, "does not fit segnet_dsc"),
         ({"stages": "4"}, "is damaged: stages is 4"),
         ({"constants": 5}, "is damaged: constants is 5"),
         ({"constants": {"IMAGE_SIZE": 60_000}}, "says IMAGE_SIZE=60000, and segnet_dsc takes 16 to 1024 px"),

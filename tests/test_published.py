@@ -62,16 +62,17 @@ def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, w
     script(*publish, f"CHECKPOINT={checkpoint}")
     curves = tmp_path / "toy/published/other-epoch_02_segnet_dsc_curves.png"
     assert curves.read_bytes() == checkpoint.with_name("curves.png").read_bytes()
-    script(*publish, "RUN=default")
+    script(*publish, "RUN=default", "NETWORKS=segnet_dsc,segnet_dsc", "BASELINE=True")
     (row,) = (row for row in results.rows(tmp_path / "toy/published") if row["run"] == "default")
     publish_weights.publish(tmp_path / "toy/default/segnet_dsc/epoch_02.pt", [row])
     for again in ("RUN=default", "WEIGHTS=segnet_dsc_32px", f"CHECKPOINT={checkpoint}"):
         assert "already; publish another RUN" in script(*publish, again, fails=True)
     script(*publish, "WEIGHTS=segnet_dsc_32px", "MIRROR=True")  # another way of testing
     assert not list((tmp_path / "toy/published").glob("weights-*_curves.png"))
-    script(*publish, "RUN=default", "MIRROR=True", "EXAMPLES=0")
-    by_breed = {row["run"]: "by_breed" in row for row in results.rows(tmp_path / "toy/published")}
-    assert by_breed == {
+    script(*publish, "RUN=default", "MIRROR=True", "EXAMPLES=0", "BASELINE=True")
+    rows = results.rows(tmp_path / "toy/published")
+    assert [row["run"] for row in rows].count("baseline") == 1
+    assert {row["run"]: "by_breed" in row for row in rows if row["run"] != "baseline"} == {
         "other-epoch_02": False,
         "default": True,
         "weights-segnet_dsc_32px-mirror": True,

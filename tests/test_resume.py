@@ -107,11 +107,13 @@ def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.tensor([7], dtype=torch.uint8))
     monkeypatch.setattr(torch.cuda, "set_rng_state", seen.append)
     network = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}])
+    optimizer = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}], fused=True)
     about = {"version": 2, "constants": {}, "data_identity": "", "legs": []}
     checkpoints.save(tmp_path, network, optimizer, torch.Generator(), [{"epoch": 1, "seconds": 1.0}], about)
-    checkpoints.restore(checkpoints.read_state(tmp_path), network, optimizer, torch.Generator())
+    without = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}], fused=False)
+    checkpoints.restore(checkpoints.read_state(tmp_path), network, without, torch.Generator())
     assert [int(state) for state in seen] == [7]
+    assert [group["fused"] for group in without.param_groups] == [False]  # as this device wants it
 
 
 @pytest.mark.parametrize(("epochs", "image_size", "sizes"), [

@@ -1,0 +1,123 @@
+"""Files, names and settings that nobody meant to give: told in a line, before they cost memory or an hour."""
+
+import zipfile
+
+import pytest
+import torch
+
+import predict
+import pretrained
+from common import checkpoints, distributed, machine, settings
+from common.files import load_file
+from common.results import lines_of
+from common.settings import UserError
+from experiments import levers, ranks
+
+
+@pytest.fixture
+def saved():
+    return {"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}
+
+
+def test_weights_that_unpack_to_more_than_their_file_are_refused(tmp_path):
+    torch.save({"weights": {"x": torch.zeros(1_000_000)}}, tmp_path / "plain.pt")
+    assert load_file(tmp_path / "plain.pt")["weights"]["x"].shape == (1_000_000,)
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w") as packed:
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "packed.pt").stat().st_size < 10_000
+    with pytest.raises(UserError, match=r"packed.pt is compressed"):
+        load_file(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize("wrong", [
+    {"legs": "all"}, {"legs": [1]}, {"row": "x"}, {"train_seconds": "x"}, {"epoch": "3"},
+    {"constants": {"LOSS": torch.zeros(2)}}, {"weights": torch.zeros(2)},
+])  # fmt: skip
+def test_a_checkpoint_of_other_types_is_damaged(tmp_path, saved, wrong):
+    torch.save(saved | wrong, tmp_path / "wrong.pt")
+    with pytest.raises(UserError, match=r"wrong.pt (is damaged|does not fit)"):
+        pretrained.load_network(tmp_path / "wrong.pt")
+    if "weights" in wrong:
+        with pytest.raises(UserError, match=r"wrong.pt is damaged"):
+            pretrained.start_from(pretrained.build("segnet_dsc"), tmp_path / "wrong.pt", "body")
+
+
+def test_a_fault_of_ours_is_no_damaged_file(tmp_path, saved, monkeypatch):
+    def fail(*_):
+        raise TypeError("ours")
+
+    torch.save(saved, tmp_path / "right.pt")
+    monkeypatch.setattr(pretrained, "NETWORKS", {"segnet_dsc": fail})
+    with pytest.raises(TypeError, match="ours"):
+        pretrained.load_network(tmp_path / "right.pt")
+
+
+def test_an_encoder_of_one_size_is_given_no_other(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    encoder = "levit_128s"  # 224 px alone
+    name = pretrained.full_name("segnet_dsc", encoder)
+    about = {"network": name, **pretrained.SHAPE, "encoder": encoder, "constants": {"IMAGE_SIZE": 224}}
+    weights = pretrained.build(name, **{key: about[key] for key in pretrained.SHAPE}).state_dict()
+    torch.save(about | {"weights": weights}, tmp_path / "fixed.pt")
+    assert predict.load(tmp_path / "fixed.pt")[1] == 224
+    predict.load.cache_clear()
+    monkeypatch.setattr(predict, "INPUT", 192)
+    with pytest.raises(UserError, match=r"can't take images of 192 px \(INPUT=192\); it takes 224"):
+        predict.load(tmp_path / "fixed.pt")
+
+
+@pytest.mark.parametrize("content", [b"3\n", b"[1]\n", b"{\n", b"\xff\n"])
+def test_lines_that_are_no_rows_are_named(tmp_path, content):
+    (tmp_path / "results.jsonl").write_bytes(b"{}\n" + content)
+    with pytest.raises(UserError, match=r"results.jsonl(, line 2: no JSON of a row| can't be read)"):
+        lines_of("results.jsonl", tmp_path)
+    assert lines_of("other.jsonl", tmp_path) == []
+    with pytest.raises(UserError, match="can't be read"):
+        lines_of(tmp_path.name, tmp_path.parent)  # a folder
+
+
+def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    long = f"{'x' * 300}.jpg"
+    assert [path.name for path in predict.images_in([long])] == [long]  # and is skipped like any that can't be read
+    with pytest.raises(UserError, match="missing or can't be decoded"):
+        predict.find(None, 32, predict.images_in([long])[0])
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(predict.Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="can't be read: Permission denied"):
+        predict.images_in([str(tmp_path)])
+    with pytest.raises(UserError, match="of at most 60 letters"):
+        checkpoints.check_run("x" * 300)
+    for export in (".", "/", str(tmp_path)):
+        monkeypatch.setattr(predict, "EXPORT", export)
+        with pytest.raises(UserError, match="is a folder"):
+            predict.check_constants()
+
+
+def test_numbers_beyond_reason():
+    with pytest.raises(UserError, match="up to 4096"):
+        machine.set_threads(10**11)
+    for text in (str(10**20), "{[]}", "(" * 10_000):
+        with pytest.raises(UserError, match="SEED="):
+            settings.parse("SEED", text, 0)
+
+
+def test_a_scheduler_without_torchrun_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in distributed.TOLD:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit, match="RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not: start with torchrun"):
+        distributed.run(lambda: None)
+
+
+def test_experiments_refuse_what_would_say_nothing(monkeypatch):
+    monkeypatch.setattr(ranks, "RANKS", 1)
+    with pytest.raises(UserError, match="RANKS=1: two or more"):
+        ranks.main()
+    monkeypatch.setattr(levers.train, "START_FROM", "some.pt")
+    monkeypatch.setattr(levers, "COARSE", 0.2)
+    with pytest.raises(UserError, match="START_FROM has no weights of"):
+        levers.main()
