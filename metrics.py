@@ -183,8 +183,7 @@ def summary(found: Evaluation) -> dict[str, object]:
     results["contour_mean_iou"] = float(mean_iou(found.contour.sum(0)))
     results["two_class"] = two_class_summary(found.two_class.sum(0))
     if found.own_size is not None:
-        own_size = found.own_size.sum(0)
-        results["own_size"] = scores(own_size) | {"class_iou": class_iou(own_size).tolist()}
+        results["own_size"] = own_size_summary(found.own_size.sum(0))
     return results
 
 
@@ -200,6 +199,10 @@ def two_class_summary(matrix: Tensor) -> dict[str, float]:
         "pet_iou": float(of_class[PET]),
         "background_iou": float(of_class[BACKGROUND]),
     }
+
+
+def own_size_summary(matrix: Tensor) -> dict[str, object]:
+    return scores(matrix) | {"class_iou": class_iou(matrix).tolist()}
 
 
 def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int) -> dict[str, float]:

@@ -131,11 +131,13 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
         network = build(expected, **shape)
     try:
         network.load_state_dict(saved["weights"], assign=True)
-        network = build(expected, **shape)
-        network.load_state_dict(saved["weights"])
     except (RuntimeError, AttributeError, TypeError) as error:  # by what is wrong with the file
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise UserError(f"{path} does not fit {expected} with head {saved['head']!r}: {details[:300]}") from error
+    if sum(tensor.nbytes for tensor in network.state_dict().values()) > path.stat().st_size:
+        raise UserError(f"{path} is damaged: its weights have more numbers than it holds")
+    network = build(expected, **shape)
+    network.load_state_dict(saved["weights"])
     return network, about
 
 
@@ -143,7 +145,8 @@ def check_about(about: dict[str, object], path: Path) -> None:
     """Raises UserError if what a checkpoint says of its network is of other types than `checkpoints.save` writes."""
     said = {"network": "", "constants": {}, "row": {}, "legs": [], "epoch": 0, "train_seconds": 0.0}
     wrong = [key for key, like in (SHAPE | said).items() if not isinstance(about.get(key, like), type(like))]
-    wrong += ["legs"] if not wrong and not all(isinstance(leg, dict) for leg in about.get("legs", ())) else []
+    if not wrong and not all(isinstance(leg, dict) for leg in about.get("legs", ())):
+        wrong = ["legs"]
     if wrong:
         raise UserError(f"{path} is damaged: {wrong[0]} is {str(about[wrong[0]])[:60]}")
     try:

@@ -9,6 +9,7 @@ Everything is read with weights_only=True: a file from a stranger can be wrong b
 
 import contextlib
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from common.results import has_name
 from common.settings import UserError, typed
 
 TAKEN = ("cache", "predictions", "pretrained", "published", "scale", "toy", "..")  # folders in outputs that are no runs
-LONGEST = 60  # letters of a RUN, which names pictures too
+LONGEST = 150  # bytes of a RUN, which names pictures too
 KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
 
 
@@ -31,11 +32,9 @@ def run_folder(outputs: Path, run: str, network: str) -> Path:
 
 def check_run(run: str) -> None:
     """Raises UserError for a RUN that can't have a folder of its own in outputs."""
-    if not run or run in TAKEN or Path(run).name != run or len(run) > LONGEST:
-        raise UserError(
-            f"RUN={run[:LONGEST]}: it names a folder in outputs, without slashes, of at most {LONGEST} letters, "
-            f"and none of {', '.join(TAKEN)}"
-        )
+    if not run or run in TAKEN or Path(run).name != run or len(os.fsencode(run)) > LONGEST:
+        said = f"RUN={run[:LONGEST]}: it names a folder in outputs, without slashes, of at most {LONGEST} bytes"
+        raise UserError(f"{said}, and none of {', '.join(TAKEN)}")
 
 
 def weights_path(folder: Path, epoch: int) -> Path:
@@ -88,11 +87,12 @@ def restore(
 ) -> None:
     """Puts weights, optimiser and random numbers as they were when `save` wrote the state."""
     network.load_state_dict(state["weights"])
-    kept = ("share", "weight_decay", "lr", "capturable", "fused")  # as the device wants them, whose rates are tensors
+    kept = ("share", "weight_decay", "lr", "capturable", "fused")  # of this leg and its device, not of the one before
     of_this_leg = [{name: group[name] for name in kept} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
+    groups = [group | own for group, own in zip(state["optimizer"]["param_groups"], of_this_leg)]
+    optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
     for group, own in zip(optimizer.param_groups, of_this_leg):
-        group.update(own)  # loading brought back those of the leg before
+        group.update(own)  # loading copied the rates, which are tensors on some devices
     random.set_state(state["random"])
     torch.set_rng_state(state["torch_random"])  # dropout's, of some encoders
     for name in accelerators_random():

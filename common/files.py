@@ -89,10 +89,8 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
     mmap: tensors are mapped into memory, and read when they are used.
     """
     try:
-        refuse_packed(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except UserError:
-        raise
+        packed = is_packed(path)
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap) if not packed else None
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there") from error
     except pickle.UnpicklingError as error:
@@ -102,18 +100,19 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
     except Exception as error:  # a damaged file makes torch.load raise of many kinds
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} is damaged: {reason}") from error
+    if packed:
+        raise UserError(f"{path} is compressed, which torch.save's files are not: it could unpack to any size")
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved
 
 
-def refuse_packed(path: Path) -> None:
-    """Raises UserError for a file of weights that is larger when read: torch.save packs nothing, a stranger might."""
+def is_packed(path: Path) -> bool:
+    """Whether a file of weights is larger when it is read: torch.save packs nothing, a stranger might."""
     with open(path, "rb") as file:
         if file.read(2) != b"PK":  # of torch before 1.6
-            return
+            return False
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise UserError(f"{path} is compressed, which torch.save's files are not: it could unpack to any size")
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    return compressed or sum(entry.file_size for entry in entries) > path.stat().st_size

@@ -28,9 +28,12 @@ def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
         raise UserError(f"{path} can't be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no JSON of a row, {error}; delete that line") from error
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: no JSON, {error}; delete that line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: no row, but a {type(row).__name__}; delete that line")
+        found.append(row)
     return found
 
 

@@ -66,7 +66,7 @@ def check_paths(paths: list[str], *modules: ModuleType) -> None:
     """Raises UserError for one that is no file, but would be a constant if it were in capitals."""
     for path in paths:
         name, equals, value = path.partition("=")
-        if equals and any(name.upper() in constants(module) for module in modules) and not Path(path).exists():
+        if equals and any(name.upper() in constants(module) for module in modules) and not os.path.exists(path):
             raise UserError(f"{path}: constants are written in capitals, {name.upper()}={value}")
 
 
@@ -100,7 +100,7 @@ def parse(name: str, text: str, default: object) -> object:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the kinds that it documents
         value = text
     if type(value) is int and abs(value) >= 2**63:
-        raise UserError(f"{name}={text}: a number of at most 63 bits")
+        raise UserError(f"{name}={text[:30]}: a number of at most 63 bits")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):

@@ -26,7 +26,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
                 "name": variant, "size": first["image_size"], "epochs": first["epochs"],
                 "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes", "loss")},
-                "optimizer": first["constants"]["OPTIMIZER"],
+                "constants": first["constants"],
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
                 "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
@@ -218,16 +218,15 @@ def muon() -> str:
     )
 
 
-def how(entry: dict[str, object]) -> str:
-    """The optimiser that an entry was trained with, and the loss where it is not the default."""
-    loss = "" if entry["loss"] == train.LOSS else f"`{entry['loss']}` and "
-    return loss + OPTIMIZERS[entry["optimizer"]]
+def how(row: Row) -> str:
+    """The optimiser that a row was trained with, and the loss where it is not the default."""
+    loss = "" if row["loss"] == train.LOSS else f"`{row['loss']}` and "
+    return loss + OPTIMIZERS[row["constants"]["OPTIMIZER"]]
 
 
 def losses() -> str:
     """Mean IoU on small pets by loss, best first."""
-    alone, both = "the IoU loss alone", "its sum with the IoU loss"
-    titles = {"cross-entropy": "cross-entropy", "segnet_dsc": both, "iou-loss": alone}
+    titles = {"cross-entropy": "cross-entropy", "segnet_dsc": "`ce+iou`", "iou-loss": "the IoU loss"}
     small = entries(64)
     ranked = sorted(titles, key=lambda name: -statistics.mean(small[name]["small_pets"]))
     ranking = ", ".join(f"{titles[name]} {spread(small[name]['small_pets'])}" for name in ranked)

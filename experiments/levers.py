@@ -9,6 +9,7 @@ These runs are for their validation results: they are not resumed, and averaged 
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -53,7 +54,7 @@ def main() -> None:
         raise UserError("levers are for one process")
     if results.has_name(train.RUN):
         raise UserError(f"RUN={train.RUN}: levers-NAME, so that predict.py doesn't take the network for one to use")
-    if (folder := pets.outputs_folder() / train.RUN).exists():
+    if os.path.exists(folder := pets.outputs_folder() / train.RUN):
         raise UserError(f"{folder} is there, and such a run can't go on; choose another RUN, or delete it")
     train.CHOICES["LOSS"] = LOSSES
     train.train_step, train.constants = train_step, partial(constants, train.constants)

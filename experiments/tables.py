@@ -90,6 +90,7 @@ def summary() -> list[str]:
         row = seeds[0]
         parameters = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
         scores = (spread([row[name] for row in seeds]) for name in ("pixel_accuracy", "mean_iou"))
+        title += "" if len(seeds) in (1, 3) else f" ({len(seeds)} seeds)"  # others are told by the text above
         cells.append((title, parameters, *scores))
     return markdown(("network", "parameters", "pixel accuracy", "mean IoU"), cells)
 

@@ -7,6 +7,7 @@ from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
 from experiments.cells import difference, markdown, mean, spread
+from experiments.findings import how
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -90,10 +91,11 @@ def answer() -> str:
                      ("lite0-imagenet", "segnet_dsc"))
     )  # fmt: skip
     return (
-        f"**What is pretraining worth in labels?** *ImageNet's weights* bring Lite0 with skips {changes(weights)}, to "
-        f"{with_seeds(imagenet[few])}{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; its lead "
-        f"over that network is {changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, brings a "
-        f"small vision transformer {changes(painting)}, with {few} to {with_seeds(masked[few])}"
+        f"**What is pretraining worth in labels?** With {how(imagenet[few][0])}, *ImageNet's weights* bring Lite0 with "
+        f"skips {changes(weights)}, to {with_seeds(imagenet[few])}"
+        f"{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; its lead over that network is "
+        f"{changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, brings a small vision "
+        f"transformer {changes(painting)}, with {few} to {with_seeds(masked[few])}"
         f"{as_many(masked[few], by_variant['vit-untrained'], 'without it')}; it brings the separable SegNet "
         f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). "
         "[More](experiments/README.md#what-a-label-is-worth)."

@@ -11,7 +11,7 @@ from common import checkpoints, distributed, machine, settings
 from common.files import load_file
 from common.results import lines_of
 from common.settings import UserError
-from experiments import levers, ranks
+from experiments import levers, ranks, study, trials
 
 
 @pytest.fixture
@@ -26,8 +26,24 @@ def test_weights_that_unpack_to_more_than_their_file_are_refused(tmp_path):
         for entry in plain.namelist():
             packed.writestr(entry, plain.read(entry), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "packed.pt").stat().st_size < 10_000
-    with pytest.raises(UserError, match=r"packed.pt is compressed"):
-        load_file(tmp_path / "packed.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt", "a") as plain:  # listed twice, kept once
+        largest = max(plain.filelist, key=lambda entry: entry.file_size)
+        plain.filelist.append(largest)
+        plain.writestr("other", b"")  # so that the list is written anew
+    for name in ("packed", "plain"):
+        with pytest.raises(UserError, match=f"{name}.pt is compressed"):
+            load_file(tmp_path / f"{name}.pt")
+
+
+def test_weights_of_more_numbers_than_their_file_are_refused(tmp_path):
+    shape = pretrained.SHAPE | {"kernel_size": 127}
+    with torch.device("meta"):
+        weights = pretrained.build("segnet", **shape).state_dict()
+    expanded = {key: torch.zeros(()).expand(value.shape) for key, value in weights.items()}  # 100 GB, from 4 bytes each
+    for said in (weights, expanded):
+        torch.save({"weights": said, "network": "segnet", **shape}, tmp_path / "small.pt")
+        with pytest.raises(UserError, match="more numbers than it holds"):
+            pretrained.load_network(tmp_path / "small.pt")
 
 
 @pytest.mark.parametrize("wrong", [
@@ -67,10 +83,10 @@ def test_an_encoder_of_one_size_is_given_no_other(tmp_path, monkeypatch):
         predict.load(tmp_path / "fixed.pt")
 
 
-@pytest.mark.parametrize("content", [b"3\n", b"[1]\n", b"{\n", b"\xff\n"])
+@pytest.mark.parametrize("content", [b"3\n", b"[]\n", b'""\n', b"{\n", b"\xff\n"])
 def test_lines_that_are_no_rows_are_named(tmp_path, content):
     (tmp_path / "results.jsonl").write_bytes(b"{}\n" + content)
-    with pytest.raises(UserError, match=r"results.jsonl(, line 2: no JSON of a row| can't be read)"):
+    with pytest.raises(UserError, match=r"results.jsonl(, line 2: no (JSON|row)| can't be read)"):
         lines_of("results.jsonl", tmp_path)
     assert lines_of("other.jsonl", tmp_path) == []
     with pytest.raises(UserError, match="can't be read"):
@@ -89,12 +105,22 @@ def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(predict.Path, "iterdir", refuse)
     with pytest.raises(UserError, match="can't be read: Permission denied"):
         predict.images_in([str(tmp_path)])
-    with pytest.raises(UserError, match="of at most 60 letters"):
-        checkpoints.check_run("x" * 300)
+    with pytest.raises(UserError, match="of at most 150 bytes"):
+        checkpoints.check_run("\N{CAT FACE}" * 40)
     for export in (".", "/", str(tmp_path)):
         monkeypatch.setattr(predict, "EXPORT", export)
         with pytest.raises(UserError, match="is a folder"):
             predict.check_constants()
+
+
+def test_a_study_names_runs_that_may_be(monkeypatch, tmp_path):
+    """Its names hold the settings that it tries."""
+    monkeypatch.setattr(trials.pets, "OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(trials, "run", lambda *arguments: checkpoints.check_run(arguments[-1].removeprefix("RUN=")))
+    monkeypatch.setattr(trials, "finished", lambda folder: {"folder": folder.name})
+    monkeypatch.setattr(study.pets, "data_name", lambda: "toy")
+    found = [study.try_setting(name, setting, 2) for name, of in study.LEVERS.items() for setting in of]
+    assert max(len(line["folder"]) for line in found) > 60
 
 
 def test_numbers_beyond_reason():
