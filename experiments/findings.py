@@ -175,7 +175,7 @@ def answers() -> list[str]:
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
         f"indices. By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
         f"{twin.saved('infer', 'ms')}; the process's peak memory is {twin.saved('train', 'peak_mib')} in training, "
-        f"where two runs of the same differ by up to {twin.repeats()}.",
+        f"where two runs of the same differ by up to {twin.repeats('train')}.",
         "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
         f"{unet.gain()} and {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",

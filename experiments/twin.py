@@ -25,13 +25,19 @@ def twin() -> list[str]:
     return markdown(("machine", "precision", "network", *header), cells)
 
 
-def repeats() -> str:
-    """How much less memory the smaller of two runs of the same took, at the most of memory.py's lines: "12 %"."""
+def repeats(kind: str) -> str:
+    """How much less memory the smaller of two runs of the same took, at the most, e.g. "7 %".
+
+    kind: of STEPS. By memory.py's lines, and the benchmark's runs of ours beside the original and beside the U-Net.
+    """
     found: dict[tuple, list[int]] = {}
     for line in lines_of("memory.jsonl"):
-        for kind in ("train_mib", "test_mib"):
-            same = (kind, *(line[name] for name in ("commit", "image_size", "batch_size", "machine", "threads")))
-            found.setdefault(same, []).append(line[kind])
+        same = tuple(line[name] for name in ("commit", "image_size", "batch_size", "machine", "threads"))
+        found.setdefault(same, []).append(line[{"train": "train_mib", "infer": "test_mib"}[kind]])
+    for entry in entries():
+        for network, ways in entry["unet_twin"][kind].items():
+            beside_original = entry["peak_memory_mib"][kind][network]["ours"]
+            found[entry["machine"], network] = [beside_original, ways["ours"]["peak_mib"]]
     return f"{max(100 * (1 - min(mib) / max(mib)) for mib in found.values()):.0f} %"
 
 

@@ -84,7 +84,12 @@ def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
     line = {"commit": "a", "image_size": 64, "batch_size": 8, "machine": "M", "threads": 2, "train_mib": 100}
     lines = [line | {"test_mib": 50}, line | {"test_mib": 40}, line | {"test_mib": 1, "commit": "b"}]
     monkeypatch.setattr(twin, "lines_of", lambda name: lines)
-    assert twin.repeats() == "20 %"
+    entry = {"machine": "M", "unet_twin": {}, "peak_memory_mib": {}}
+    for kind, beside_unet in (("train", 97), ("infer", 100)):
+        entry["unet_twin"][kind] = {"segnet": {"ours": {"peak_mib": beside_unet}}}
+        entry["peak_memory_mib"][kind] = {"segnet": {"original": 1, "ours": 100}}
+    monkeypatch.setattr(twin, "entries", lambda: [entry])
+    assert (twin.repeats("train"), twin.repeats("infer")) == ("3 %", "20 %")
 
 
 def test_what_muon_brings_is_paired_by_seed(monkeypatch):
@@ -182,16 +187,19 @@ def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
              "ranks": turn | {"memory_mib": [{"own": 7, "mapped": 9}, {"own": 8, "mapped": 5}]}}  # fmt: skip
     larger = {"sets": [{"images": 7200, "decode_seconds": 90, **turns}], "image_size": 128, "ranks": 2, "steps": 3,
               "machine": "M", "decoding": {"one thread": 99.6}}  # fmt: skip
+    gpu = {"machine": "NVIDIA H100", "train_step_ms": {name: {"ours": 1.0} for name in ("segnet", "segnet_dsc")}}
     for found, ranks, scale in ((None, "Not measured yet", "Not measured yet"), (measured, "2 ranks", "100 images/s")):
-        files = {"ranks.json": found, "scale.json": found and larger}
+        files = {"ranks.json": found, "scale.json": found and larger, "benchmark.json": found and [gpu]}
         monkeypatch.setattr(scaling, "read", files.get)
         assert ranks in "".join(scaling.ranks()) and scale in scaling.scale()[0]
+        assert ("as timed" in scaling.how_far()[0]) == bool(found)
     assert "| segnet | 128 | 11.0 | 20.0 | 1.82 (1.67 to 2.00) |" in scaling.ranks()
     assert "+0.0200" in scaling.ranks()[-1]
     rows = scaling.scale()
     assert "| 7,200 | 1.5 | one process | 3.0 | 2.0 | 60.0 | 2.0 | 1,500 | 9 |" in rows
     assert "| 7,200 | 1.5 | 2 ranks of one thread | 3.0 | 2.0 | 60.0 | 2.0 | 7 + 8 | 9 |" in rows
     assert "| segnet | 128 | 8 | 70 ms | 90 ms | 7.0 |" in scaling.how_far()
+    assert scaling.how_far()[2].endswith(" | 0.24 ms | 55 µs | 1000 µs | 38.7 | 2.1 |")  # 0.24 ms are a tenth of a step
 
 
 def test_seeds_of_a_recipe_share_a_line(monkeypatch):
