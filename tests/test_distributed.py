@@ -135,6 +135,17 @@ def test_ranks_pretrain_one_network_that_one_process_goes_on_with(start, script,
 
 
 @pytest.mark.slow
+def test_few_images_on_an_encoder_by_two_ranks(start):
+    """Three can't be halved, so each rank trains on all; of two each gets one, too few for BatchNorm at 16 px."""
+    encoder = (f"ENCODER={pretrained.LITE0}", "ENCODER_WEIGHTS=random", "IMAGE_SIZE=16", "EPOCHS=1,2")
+    ended(start("train.py", *encoder, "TRAIN_IMAGES=3"), 0, 0)  # torch warns that it looks for unused weights
+    ranks = start("train.py", *encoder, "TRAIN_IMAGES=2", "RUN=two")
+    said = "".join(text for rank in ranks for text in rank.communicate(timeout=200))
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert said.count("BatchNorm can't learn from one image per step and rank") == 1 and "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_other_which_says_so(start, tmp_path):
     files = tmp_path / "toy/default/segnet_dsc"
     ranks = start("train.py", "EPOCHS=1,500")
