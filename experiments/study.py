@@ -8,17 +8,20 @@ Each run leaves a line, good or bad. "short", "rates", "long" and "moved" train 
 split is never read.
 """
 
+import fnmatch
 import json
 import math
 
 import fetch_oxford_iiit_pets as pets
-from common import results, settings
+from common import machine, results, settings
 from common.files import append_line
 from experiments import trials
 from experiments.tasks import FORMER, changed
 
 STUDIES = ("short", "rates", "long", "moved", "encoder", "sprint", "sprint_segnet")  # the others take days
 SEEDS = (0, 1, 2)  # each setting is trained once with each
+ONLY = "*"  # of which settings, as a pattern of file names; "": the bases alone
+ELSEWHERE = True  # False: what another kind of machine has trained is trained here too, to be compared on one
 AT_ONCE = 2  # runs at a time, of one thread each: two do a fifth more than one run of two threads
 
 # What all runs of a study share, and what each changes; NAME=VALUE as train.py takes them.
@@ -130,9 +133,14 @@ def main() -> None:
     path = pets.published_folder() / "study.jsonl"
     lines = results.lines_of(path.name, path.parent)
     lines = [line for line in lines if (line.get("version"), line.get("data")) == (results.VERSION, pets.data_name())]
-    done = {(line["setting"], line["base"], line["seed"]) for line in lines}
+    here = machine.about()["machine"]
+    done = {(line["setting"], line["base"], line["seed"]) for line in lines if ELSEWHERE or line["machine"] == here}
     wanted = [(study, setting, seed) for study in STUDIES for seed in SEEDS for setting in LEVERS[study]]
-    missing = [(study, setting, seed) for study, setting, seed in wanted if (setting, BASES[study], seed) not in done]
+    missing = [
+        (study, setting, seed)
+        for study, setting, seed in wanted
+        if fnmatch.fnmatchcase(setting, ONLY) and (setting, BASES[study], seed) not in done
+    ]
     for line in trials.at_once(AT_ONCE, try_setting, missing):
         append_line(path, json.dumps(line))
         print(json.dumps(line), flush=True)
