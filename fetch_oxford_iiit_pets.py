@@ -31,7 +31,7 @@ from dataset.toy_pets import TOY_VERSION, write_toy_pets
 # Data
 DATASET = "oxford-iiit-pet"  # or "toy": drawn pets, made here in seconds, whose results are kept apart
 DATA_ROOT = "."  # holds oxford-iiit-pet/images and oxford-iiit-pet/annotations; may be read-only
-IMAGE_SIZE = 128  # px a side; images are squeezed to a square, as in the original
+IMAGE_SIZE = 128  # px a side, to 4096; images are squeezed to a square, as in the original
 
 # Outputs
 OUTPUTS = "outputs"  # caches, runs and pictures; those of the toy data in its folder toy
@@ -86,8 +86,8 @@ def augmented() -> tuple[Dataset, Dataset]:
 def load(split: str, size: int = 0) -> Split:
     """All of "trainval" or "test" at `size` px (0: IMAGE_SIZE). Raises UserError naming what is missing or damaged."""
     size = size or IMAGE_SIZE
-    if size < 16:
-        raise UserError(f"IMAGE_SIZE={size}: images are at least 16 px, since the networks halve 4 times")
+    if not 16 <= size <= 4096:
+        raise UserError(f"images of {size} px: at least 16 px, since the networks halve 4 times; at most 4096 px")
     return cache.load(data_folder(), split, size, outputs_folder() / "cache")
 
 

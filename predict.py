@@ -182,11 +182,8 @@ def write(pixels: Tensor, probabilities: Tensor, target: Path) -> tuple[Tensor, 
 
     Returns the cut-out, (4, h, w), uint8, and whether any pixel is called pet. Raises UserError if there is no room.
     """
-    labels = cutout.labels_of(probabilities)
-    cut = cutout.cut_out(pixels, probabilities)
-    cutout.save(cutout.overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
+    labels, cut = cutout.write(pixels, probabilities, target)
     cutout.save((labels + 1).byte(), target.with_name(f"{target.name}_trimap.png"))
-    cutout.save(cut, target.with_name(f"{target.name}_cutout.png"))
     return cut, bool((labels == PET).any())
 
 

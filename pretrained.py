@@ -10,6 +10,7 @@ bottleneck, is upsampled bilinearly, as in the SegNet paper's variant of that na
 
 import copy
 import difflib
+import itertools
 import json
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from common.settings import UserError
 from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape
 
 STRIDE = 16  # of the bottleneck, px; image sizes are multiples of it
+MOST_SAID = 100_000  # pieces of JSON that a checkpoint may say of its network; ours say two thousand
 
 # What builds a network, beside its name; the values of checkpoints that don't say
 SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
@@ -118,14 +120,14 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
     """
     saved = load_file(path)
     if "weights" not in saved:
-        separable = any(".depthwise." in str(key) for key in saved)
+        separable = any(".depthwise." in key for key in saved if isinstance(key, str))
         saved = {"weights": saved, "network": expected or ("segnet_dsc" if separable else "segnet"), "head": "original"}
-    expected = expected or saved.get("network")
-    if saved.get("network") != expected:
-        raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     saved = SHAPE | saved
     about = {key: value for key, value in saved.items() if key != "weights"}
     check_about(about, path)
+    expected = expected or saved.get("network")
+    if saved.get("network") != expected:
+        raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     shape = {key: saved[key] for key in SHAPE}
     with torch.device("meta"):  # first without memory, of which a file from a stranger could ask for any amount
         network = build(expected, **shape)
@@ -147,12 +149,18 @@ def check_about(about: dict[str, object], path: Path) -> None:
     wrong = [key for key, like in (SHAPE | said).items() if not isinstance(about.get(key, like), type(like))]
     if not wrong and not all(isinstance(leg, dict) for leg in about.get("legs", ())):
         wrong = ["legs"]
+    if not wrong and not isinstance(about.get("row", {"mean_iou": 0.0}).get("mean_iou"), float):
+        wrong = ["row"]
     if wrong:
-        raise UserError(f"{path} is damaged: {wrong[0]} is {str(about[wrong[0]])[:60]}")
+        found = about[wrong[0]]
+        shown = str(found)[:60] if isinstance(found, (str, int, float)) else f"a {type(found).__name__}"
+        raise UserError(f"{path} is damaged: {wrong[0]} is {shown}")
     try:
-        json.dumps(about)
-    except (TypeError, ValueError) as error:
+        pieces = sum(1 for _ in itertools.islice(json.JSONEncoder().iterencode(about), MOST_SAID))
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: what it says of its network is not plain: {error}") from error
+    if pieces == MOST_SAID:  # lists that hold one another make any number of few bytes
+        raise UserError(f"{path} is damaged: it says more of its network than any training does")
 
 
 def encoder_of(network: nn.Module) -> list[nn.Module]:

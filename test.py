@@ -62,6 +62,7 @@ def main() -> None:
         raise UserError(f"NETWORKS is empty; there are {', '.join(segnet.NETWORKS)}")
     if CHECKPOINT and WEIGHTS:
         raise UserError("give CHECKPOINT or WEIGHTS, not both")
+    checkpoints.check_run(RUN)
     loaded = [load(name) for name in tested_networks()]
     split = pets.load("test")
     rows = [baseline(split)] if BASELINE and distributed.is_first() else []
@@ -178,7 +179,8 @@ def of_all_legs(about: dict[str, object]) -> dict[str, object]:
     """
     legs = about.get("legs") or [about]  # version 1 kept one
     keys = ("machine", "ranks", "threads", "torch", "precision", "commit", "command")
-    by_leg = {key: list(dict.fromkeys(leg.get(key) for leg in legs)) for key in keys}
+    of_each = {key: [leg.get(key) for leg in legs] for key in keys}
+    by_leg = {key: [v for i, v in enumerate(values) if v not in values[:i]] for key, values in of_each.items()}
     found = {key: of[0] if len(of) == 1 else ", then ".join(map(str, of)) for key, of in by_leg.items()}
     constants = [leg["constants"] for leg in legs if "constants" in leg]
     values = {name: [of_leg.get(name) for of_leg in constants] for name in about.get("constants", {})}

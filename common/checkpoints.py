@@ -23,7 +23,8 @@ from common.settings import UserError, typed
 
 TAKEN = ("cache", "predictions", "pretrained", "published", "scale", "toy", "..")  # folders in outputs that are no runs
 LONGEST = 150  # bytes of a RUN, which names pictures too
-KEPT = ("version", "constants", "data_identity", "legs")  # of what a run is, in its state too
+KEPT = ("version", "constants", "data_identity", "legs")  # what the state repeats of `about`
+OWN = ("epoch_*", "state", "history", "curves", "pretrained", "painted")  # by who has the lock; test.py draws beside it
 
 
 def run_folder(outputs: Path, run: str, network: str) -> Path:
@@ -79,7 +80,16 @@ def read_state(folder: Path) -> dict[str, object] | None:
         raise UserError(
             f"{folder} holds epoch {stray[-1]}, but its state knows {done}; delete that folder, or choose another RUN"
         )
-    return state | {"weights": load_file(weights_path(folder, done))["weights"]} if done else None
+    return state | {"weights": read_epoch(folder, done)["weights"]} if done else None
+
+
+def read_epoch(folder: Path, epoch: int) -> dict[str, object]:
+    """What `save` wrote of an epoch. Raises UserError for a file that is damaged or not of a run."""
+    path = weights_path(folder, epoch)
+    saved = load_file(path)
+    if not {"weights", "constants"} <= set(saved):
+        raise UserError(f"{path} is not an epoch of a run; delete {folder} to begin anew")
+    return saved
 
 
 def restore(
@@ -193,5 +203,6 @@ def lock(folder: Path) -> contextlib.AbstractContextManager:
         raise UserError(f"another run is writing to {folder}; wait for it or choose another RUN") from error
     if not locked:
         return contextlib.nullcontext()
-    clear_parts(folder)
+    for stem in OWN:
+        clear_parts(folder, stem)
     return locked

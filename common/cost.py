@@ -4,23 +4,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
-@torch.inference_mode()
 def multiply_adds(network: nn.Module, size: int) -> int:
-    """Multiply-adds of the convolutions and linear layers for an image of size x size px."""
-    total = 0
-
-    def count(module: nn.Module, _, output: Tensor) -> None:
-        nonlocal total
-        places = output.numel() // module.weight.shape[0]  # each weight is used once at each
-        total += module.weight.numel() * places
-
-    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    network.eval()(blank_image(network, size))
-    for hook in hooks:
-        hook.remove()
-    return total
+    """Multiply-adds of convolutions, linear layers and attention for an image of size x size px; torch counts them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network.eval()(blank_image(network, size))
+    return counter.get_total_flops() // 2
 
 
 @torch.inference_mode(False)

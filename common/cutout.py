@@ -48,7 +48,7 @@ def enlarged(logits: Tensor, view: Tensor) -> Tensor:
 
 
 def tiles_of(height: int, width: int, n: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of n x n tiles of one shape, each overlapping the next by half."""
+    """Rows and columns of n x n tiles, each overlapping the next by half; their sides differ by a pixel at most."""
 
     def along(side: int) -> list[slice]:
         starts = [i * side // (n + 1) for i in range(n)]
@@ -104,6 +104,18 @@ def overlay(pixels: Tensor, labels: Tensor) -> Tensor:
             table = (levels + TINT * (shades - levels)).round().int().flatten().tolist()
             tinted.paste(seen.point(table), mask=to_pil_image((labels == c).byte() * 255))
     return pil_to_tensor(tinted)
+
+
+def write(pixels: Tensor, probabilities: Tensor, target: Path, soft: float = SOFT) -> tuple[Tensor, Tensor]:
+    """Writes target_overlay.jpg and target_cutout.png of an image (3, H, W), uint8, with probabilities (3, H, W).
+
+    Returns the most probable classes, (1, H, W), and the cut-out, (4, H, W), uint8. Raises UserError if there is no
+    room. soft: see `cut_out`.
+    """
+    labels, cut = labels_of(probabilities), cut_out(pixels, probabilities, soft)
+    save(overlay(pixels, labels), target.with_name(f"{target.name}_overlay.jpg"))
+    save(cut, target.with_name(f"{target.name}_cutout.png"))
+    return labels, cut
 
 
 def save(pixels: Tensor, path: Path) -> None:

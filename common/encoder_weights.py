@@ -140,6 +140,7 @@ def renamed_lite(state: dict[str, Tensor]) -> dict[str, Tensor]:
     inverted = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2",
                 "project_conv": "conv_pwl", "bn2": "bn3"}  # fmt: skip
     outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    state = {key: value for key, value in state.items() if isinstance(key, str)}
     blocks = len({key.split(".")[1] for key in state if key.startswith("_blocks.")})
     depths = next((depths for depths in LITE_DEPTHS if sum(depths) == blocks), None)
     if not depths:

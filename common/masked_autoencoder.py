@@ -1,8 +1,8 @@
 """Two masked auto-encoders: a vision transformer of timm under a small decoder, and any network that paints images.
 
 After He et al. 2022 (https://arxiv.org/abs/2111.06377). Both take images (B, 3, H, W) in [0, 1] and masks (B, N), see
-masking.py, and paint all squares, (B, N, 3 * side * side), normalised. Both hide squares before any layer sees them:
-all that is computed, pooling indices and batch statistics included, is then a function of what is visible alone.
+masking.py, and paint all squares, (B, N, 3 * side * side), normalised. Both hide squares before any layer that mixes
+them, so all that follows, pooling indices and batch statistics included, depends on visible squares alone.
 """
 
 from collections.abc import Iterable

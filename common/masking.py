@@ -61,7 +61,7 @@ def normalised(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def painting_loss(painted: Tensor, images: Tensor, hidden: Tensor, side: int) -> Tensor:
     """Mean squared error of the hidden squares alone; painted: (B, N, 3 * side * side), normalised.
 
-    1 is what painting each square in its mean colour costs.
+    1 is what painting all of a square, in all channels, in its one mean value costs.
     """
     wanted, _, _ = normalised(squares_of(images, side))
     errors = (painted.float() - wanted).square().mean(-1)  # (B, N)

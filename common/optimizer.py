@@ -110,10 +110,10 @@ def wide(weight: Tensor) -> Tensor:
 def orthogonal(x: Tensor) -> Tensor:
     """Matrices (N, rows, columns >= rows), singular values brought to 0.71 to 1.29, as Newton and Schulz do it.
 
-    Those below a hundredth of a matrix's size stay smaller; its size is the fourth root of the sum of their fourth
-    powers, which is no less than the largest and at hand from the first product. Each polynomial is the best for what
-    those before it leave, after Amsel et al. 2025 (https://arxiv.org/abs/2505.16932): three do as much as five alike.
-    Above its range a polynomial grows without bounds, so each is made for 2 % more, which bfloat16 may have rounded up.
+    Those below a hundredth of a matrix's size stay smaller. The size is the fourth root of the sum of their fourth
+    powers: at least the largest one, and known from the first product. Each polynomial is the best for what those
+    before it leave, after Amsel et al. 2025 (https://arxiv.org/abs/2505.16932): three do as much as five alike. Above
+    its range a polynomial grows without bounds, so each is made for 2 % more, which bfloat16 may have rounded up.
     """
     squared = x @ x.mT
     size = squared.norm(dim=(1, 2), keepdim=True) + 1e-14
@@ -129,7 +129,7 @@ def orthogonal(x: Tensor) -> Tensor:
 def factor(squared: Tensor) -> Tensor:
     """What the polynomials multiply x by, from x @ x.mT alone: half the work where x is wide.
 
-    Not in bfloat16, whose rounding of squares hides what is short.
+    Not in bfloat16, whose rounding of x @ x.mT loses the small singular values.
     """
     identity = torch.eye(squared.shape[-1], dtype=squared.dtype, device=squared.device)
     found = None

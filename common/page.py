@@ -133,8 +133,6 @@ def look(
     except UserError as error:
         return None, None, None, str(error).replace(photograph, Path(photograph).name)
     target = Path(tempfile.mkdtemp(dir=folder), Path(photograph).stem)  # new each time, so no browser shows an old one
-    overlay, cut = target.with_name(f"{target.name}_overlay.jpg"), target.with_name(f"{target.name}_cutout.png")
-    labels = cutout.labels_of(probabilities)
-    cutout.save(cutout.overlay(pixels, labels), overlay)
-    cutout.save(cutout.cut_out(pixels, probabilities, soft), cut)
-    return str(overlay), str(cut), str(cut), "" if (labels == PET).any() else "No pet was found."
+    labels, _ = cutout.write(pixels, probabilities, target, soft)
+    overlay, cut = f"{target}_overlay.jpg", f"{target}_cutout.png"
+    return overlay, cut, cut, "" if (labels == PET).any() else "No pet was found."

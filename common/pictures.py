@@ -16,6 +16,7 @@ from common.files import write_atomically
 from common.trimap import CLASSES, COLOURS
 
 CLASS_COLOURS = ListedColormap(COLOURS)
+mpl.rcParams["text.parse_math"] = False  # names of runs and images may have dollars
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> None:

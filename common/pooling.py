@@ -37,9 +37,10 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def takes_bits(x: Tensor) -> bool:
-    """Not ONNX, which has no bit patterns, nor a GPU that only predicts.
+    """Whether to pool in bit patterns, of which ONNX has none.
 
-    That is done long before Python has asked for forty short kernels in place of one; training records them.
+    A GPU that only predicts is faster with PyTorch's one kernel than with forty short ones that Python launches; in
+    training on one GPU they are recorded.
     """
     if torch.compiler.is_exporting() or (x.device.type == "cuda" and not torch.is_grad_enabled()):
         return False

@@ -12,8 +12,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-from torch import Tensor
-
 from common.encoder_weights import VGG
 from common.files import load_file
 from common.machine import say_once
@@ -21,22 +19,6 @@ from common.results import PUBLISHED
 from common.settings import UserError
 
 FOLDER = PUBLISHED / "weights"
-LOSS = 1e-3  # of a tensor's norm at most, or it stays float32; rounding alone costs half of that
-
-
-def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with its matrices and kernels in float16.
-
-    Statistics, scales and biases of BatchNorm, a thousandth of the whole, stay float32: small variances would
-    underflow and large ones overflow. So does any tensor that would lose more than LOSS of its norm.
-    """
-    return {key: half_of(value) if value.is_floating_point() else value for key, value in weights.items()}
-
-
-def half_of(tensor: Tensor) -> Tensor:
-    half = tensor.half()
-    fits = (half.float() - tensor).norm() <= LOSS * tensor.norm()  # false for inf and nan too
-    return half if tensor.dim() > 1 and fits else tensor
 
 
 def name_of(network: str, size: int) -> str:

@@ -25,9 +25,9 @@ def can_record() -> bool:
 class Recorded:
     """A step that is recorded for each shape of batch, after a few taken as they are; all of them train.
 
-    step: takes a batch of tensors on the device and returns its loss, a scalar; what it does must not depend on values
-    that Python has to wait for, and no number in it may change but those in tensors. Where a step can't be recorded,
-    that is said once and all are taken as they are. The loss is overwritten by the next step.
+    step: takes a batch of tensors on the device and returns its loss, a scalar. It must not read a tensor's value in
+    Python, and whatever changes between steps must be in a tensor. Where a step can't be recorded, that is said once
+    and all are taken as they are. The loss is overwritten by the next step.
     """
 
     def __init__(self, step: Callable[..., Tensor]) -> None:

@@ -118,7 +118,7 @@ def check(
 ) -> None:
     """Raises UserError for the first constant in `values` that is none of its choices, or out of its range.
 
-    The entries of a tuple are held to them one by one, and there is at least one.
+    Each entry of a tuple is checked; an empty tuple is refused.
     """
     for name, allowed in (*choices.items(), *ranges.items()):
         entries = values[name] if isinstance(values[name], tuple) else (values[name],)

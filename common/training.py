@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import checkpoints, distributed, machine, pictures
 from common.settings import UserError
 
-DRAWN_EVERY = 10  # seconds at least between two drawings of the curves, which take a GPU's epoch
+DRAWN_EVERY = 10  # seconds at least between two drawings of the curves; one takes as long as an epoch on a GPU
 
 
 class Run(NamedTuple):
@@ -50,7 +50,7 @@ def resume(
     run.about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
     changed = ""
     if state or 1 in checkpoints.epochs_in(run.folder):  # a kill in the first save leaves an epoch without a state
-        was = state or checkpoints.load_file(checkpoints.weights_path(run.folder, 1))
+        was = state or checkpoints.read_epoch(run.folder, 1)
         now = run.about | {"constants": compared_constants(run.about["constants"], epochs, done, fixed)}
         checkpoints.check_same_run(run.folder, was, now, defaults, new_leg=first == done + 1 > 1)
         others = {name: value for name, value in run.about["constants"].items() if name != "EPOCHS"}

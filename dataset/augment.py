@@ -55,7 +55,7 @@ def jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Ten
 
 
 def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Turns, magnifies and shifts each image (float), bilinearly, edges mirrored; labels go where most of theirs go."""
+    """Turns, magnifies and shifts each image (float), bilinearly, edges mirrored; a pixel gets the commonest label."""
     angle, zoom, right, down = 2 * torch.rand(4, len(images), generator=random) - 1
     angle, scale = angle * ROTATION * torch.pi / 180, 1 / (1 + zoom * ZOOM)
     cos, sin = angle.cos() * scale, angle.sin() * scale

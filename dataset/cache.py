@@ -67,7 +67,7 @@ def read_list(folder: Path, split: str) -> list[Pair]:
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.split()
-        numbers = [int(field) for field in fields[1:] if field.isdigit()]
+        numbers = [int(field) for field in fields[1:] if field.isdecimal() and len(field) < 10]
         known = len(numbers) == 3 and 1 <= numbers[0] <= 37 and numbers[1] in SPECIES
         if len(fields) != 4 or not known or Path(fields[0]).name != fields[0]:
             raise UserError(f"{path}, line {number}: expected NAME BREED SPECIES NUMBER, found {line[:60]!r}")

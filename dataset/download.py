@@ -50,10 +50,12 @@ def download(urls: list[str], path: Path, size: int, md5: str) -> None:
                 before = size_of(part)
                 try:
                     stream(url, part, size)
-                    if before and not is_whole(part, size, md5):  # what was there before may have been the fault
+                    whole = is_whole(part, size, md5)
+                    if before and not whole:  # what was there before may have been the fault
                         most = 0
                         stream(url, part, size)
-                    if not is_whole(part, size, md5):
+                        whole = is_whole(part, size, md5)
+                    if not whole:
                         raise Refused(f"what came has not the MD5 {md5}")
                     os.replace(part, path)
                     return
@@ -100,7 +102,7 @@ def stream(url: str, part: Path, size: int) -> None:
         ):
             have = 0  # a server that knows no Range begins anew, and so do we
         length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) != size - have:
+        if length.isdecimal() and len(length) < 20 and int(length) != size - have:
             raise Refused(f"offers {int(length) + have:,} bytes instead of {size:,}")
         lie = ""
         with (
@@ -173,7 +175,7 @@ def wait_for(error: requests.RequestException, attempt: int) -> float:
     """Seconds before the next try: what the server asks for, within bounds, or our own back-off."""
     response = getattr(error, "response", None)
     asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(asked), LONGEST_WAIT) if asked.isdigit() else BACK_OFF * 2**attempt
+    return min(float(asked), LONGEST_WAIT) if asked.isdecimal() else BACK_OFF * 2**attempt
 
 
 def unpack(archive: Path, name: str, most_bytes: int) -> None:

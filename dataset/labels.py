@@ -47,8 +47,8 @@ def overlaps(old: int, new: int, margin: int) -> Tensor:
     """How much of each of `old` pixels along a side each of `new` pixels covers: (new, old), float64, sparse.
 
     Nearly all are 0: to multiply the others alone takes a third of the time.
-    margin: halves of a new pixel that it is widened by at either end. In a unit of which an old pixel has 2 * new and
-    a new one 2 * old, so that all are whole numbers.
+    margin: each new pixel is widened by margin / 2 of its side at both ends. Lengths are in units of which an old pixel
+    has 2 * new and a new one 2 * old, so all are whole numbers.
     """
     first, second = torch.arange(new)[:, None], torch.arange(old)[None]
     start = torch.maximum((2 * first - margin) * old, 2 * second * new)

@@ -43,7 +43,7 @@ def mapped(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def written(path: Path, key: str, shape: tuple[int, ...], blocks: Callable[[int], Iterable[Tensor]]) -> Tensor:
-    """The same, written first where another process has not done so in the meantime.
+    """As `mapped`, but writes the file first, unless another process has done so meanwhile.
 
     blocks: makes the rows (n, ...) after the first so many, some at a time. What it raises is handed on; a part that
     it was interrupted in stays, to be gone on with. Raises UserError where there is no space or no permission.

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import pretrained
 from common import published, results, settings
@@ -21,6 +22,7 @@ CHECKPOINT = ""  # the file of weights to publish
 
 LARGEST = 35  # MB, of one file
 LARGEST_TOGETHER = 45  # MB, of all
+LOSS = 1e-3  # of a tensor's norm at most, or it stays float32; rounding alone costs half of that
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def publish(checkpoint: Path, rows: list[results.Row]) -> Path:
     """
     _, about = pretrained.load_network(checkpoint)
     row = row_of(about, rows, checkpoint)
-    saved = about | {"row": row, "weights": published.halved(load_file(checkpoint)["weights"])}
+    saved = about | {"row": row, "weights": halved(load_file(checkpoint)["weights"])}
     path = published.FOLDER / f"{published.name_of(about['network'], row['constants']['IMAGE_SIZE'])}.pt"
 
     def write(part: Path) -> None:
@@ -52,6 +54,21 @@ def publish(checkpoint: Path, rows: list[results.Row]) -> Path:
 
     write_atomically(path, write)
     return path
+
+
+def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with its matrices and kernels in float16.
+
+    Statistics, scales and biases of BatchNorm, a thousandth of the whole, stay float32: small variances would
+    underflow and large ones overflow. So does any tensor that would lose more than LOSS of its norm.
+    """
+    return {key: half_of(value) if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def half_of(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    fits = (half.float() - tensor).norm() <= LOSS * tensor.norm()  # false for inf and nan too
+    return half if tensor.dim() > 1 and fits else tensor
 
 
 def row_of(about: dict[str, object], rows: list[results.Row], checkpoint: Path) -> results.Row:

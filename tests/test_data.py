@@ -98,12 +98,14 @@ def damage(kind, folder):
         Image.new("L", (10_000, 10_000), 1).save(trimap)  # so that nothing else is wrong with it
     elif kind == "line":
         listing.write_text(listing.read_text().replace(f"{pair.name} 1", f"{pair.name} cat", 1))
+    elif kind == "number":
+        listing.write_text(listing.read_text().replace(f"{pair.name} 1", f"{pair.name} \xb2", 1))
     elif kind == "path":
         listing.write_text("../../secret 1 1 1\n" + listing.read_text())
-    return pair, "trainval.txt" if kind in ("line", "path") else pair.name
+    return pair, "trainval.txt" if kind in ("line", "number", "path") else pair.name
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "missing", "sizes", "values", "bomb", "line", "path"])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "missing", "sizes", "values", "bomb", "line", "number", "path"])
 def test_damage_is_one_error_that_names_file_and_line(folder, kind):
     _, named = damage(kind, folder)
     with pytest.raises(UserError) as error:

@@ -10,6 +10,7 @@ from conftest import ROOT
 
 import pretrained
 from common import published
+from experiments import publish_weights
 
 NAMES = ("train", "test", "metrics", "segnet", "pretrained", "predict")  # modules of the program that uses ours
 FOLDERS = ("common", "dataset")
@@ -70,7 +71,7 @@ def checkout(tmp_path):
     weights = folder / published.FOLDER.relative_to(ROOT)
     weights.mkdir(parents=True)
     about = {"network": "segnet_dsc", **pretrained.SHAPE, "row": {"mean_iou": 0.7}}
-    state = published.halved(pretrained.build("segnet_dsc").state_dict())
+    state = publish_weights.halved(pretrained.build("segnet_dsc").state_dict())
     torch.save(about | {"weights": state}, weights / "segnet_dsc.pt")
     return folder
 

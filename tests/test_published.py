@@ -24,7 +24,7 @@ def weights_folder(tmp_path, monkeypatch):
 
 def write_published(folder, network, mean_iou):
     """A file of random weights in the published form."""
-    weights = published.halved(pretrained.build(network).state_dict())
+    weights = publish_weights.halved(pretrained.build(network).state_dict())
     folder.mkdir(exist_ok=True)
     about = {"network": network, **pretrained.SHAPE, "constants": {"IMAGE_SIZE": 32}}
     torch.save(about | {"weights": weights, "row": {"mean_iou": mean_iou}}, folder / f"{network}.pt")
@@ -85,7 +85,7 @@ def test_statistics_that_float16_cannot_hold_stay_float32():
     weights["bn_input.running_var"] = torch.tensor([1e-9, 1e6, 1.0])
     weights["dc1.seq.0.depthwise.weight"] = torch.full((3, 1, 3, 3), 1e-8)  # zero in float16
     weights["uc1.seq.0.pointwise.weight"] = torch.full((64, 64, 1, 1), 1e5)  # infinite
-    halved = published.halved(weights)
+    halved = publish_weights.halved(weights)
     kept = {key for key, value in halved.items() if value.dtype == torch.float32 and value.dim() > 1}
     assert kept == {"dc1.seq.0.depthwise.weight", "uc1.seq.0.pointwise.weight"}
     network = pretrained.build("segnet_dsc")

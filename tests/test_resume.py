@@ -99,6 +99,11 @@ def test_old_epochs_beside_a_lost_state_are_not_taken_for_new_ones(script, begun
     assert "was begun with EPOCHS=1,3;" in said and "goes on" not in said
     assert "was begun with SEED=0" in script("train.py", *constants, "SEED=3", fails=True)  # but not of another run
     assert "2 epochs in" in script("train.py", *constants)
+    torch.save(torch.load(begun / "epoch_02.pt", weights_only=True)["weights"], begun / "epoch_02.pt")
+    assert "epoch_02.pt is not an epoch of a run" in script("train.py", *constants, fails=True)
+    (begun / "epoch_02.pt").rename(begun / "epoch_01.pt")
+    (begun / "state.pt").unlink()
+    assert "epoch_01.pt is not an epoch of a run" in script("train.py", *constants, fails=True)
 
 
 def test_a_gpus_random_numbers_are_kept(tmp_path, monkeypatch):

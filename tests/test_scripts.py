@@ -82,6 +82,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "SIZES is from 0.01 to 1" in script("train.py", "SIZES=64,128", fails=True)
     assert "ZOOM is from 0 to 0.9" in script("train.py", "ZOOM=40", fails=True)
     assert "at least 16 px" in script("fetch_oxford_iiit_pets.py", *QUICK[:1], "IMAGE_SIZE=8", fails=True)
+    assert "at most 4096 px" in script("train.py", *QUICK[:1], "IMAGE_SIZE=1000000", "SIZES=1", fails=True)
     assert "train first" in script("test.py", "DATASET=toy", fails=True)
     assert "there are segnet, segnet_dsc, unet, unet_dsc" in script("train.py", *QUICK, "NETWORKS=vnet", fails=True)
     assert "stages is 4 or 5" in script("train.py", *QUICK, "STAGES=7", fails=True)
@@ -89,6 +90,7 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "EPOCHS=6,9 needs epoch 5" in script("train.py", *QUICK, "EPOCHS=6,9", fails=True)
     for run in ("", "published", "../elsewhere", "a/b", ".."):
         assert "it names a folder in outputs" in script("train.py", *QUICK, f"RUN={run}", fails=True)
+        assert "it names a folder in outputs" in script("test.py", "DATASET=toy", f"RUN={run}", fails=True)
     assert "SEED is from 0" in script("train.py", *QUICK, "SEED=-1", fails=True)
     assert "there are ce, iou, dice, ce+iou, ce+dice" in script("train.py", *QUICK, "LOSS=lovasz", fails=True)
     for folder in ("images", "annotations"):

@@ -1,17 +1,27 @@
 """Files, names and settings that nobody meant to give: told in a line, before they cost memory or an hour."""
 
+import codecs
 import zipfile
 
 import pytest
 import torch
+from conftest import same
 
 import predict
 import pretrained
-from common import checkpoints, distributed, machine, settings
+from common import checkpoints, distributed, machine, pictures, settings
 from common.files import load_file
 from common.results import lines_of
 from common.settings import UserError
 from experiments import levers, ranks, study, trials
+
+
+def deep():
+    """Lists that hold one another twice: a few bytes in a file, 2 ** 40 numbers written out."""
+    found = 0
+    for _ in range(40):
+        found = [found, found]
+    return found
 
 
 @pytest.fixture
@@ -35,6 +45,31 @@ def test_weights_that_unpack_to_more_than_their_file_are_refused(tmp_path):
             load_file(tmp_path / f"{name}.pt")
 
 
+class Call:
+    """Pickled, it is a call of a function when it is read."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("call", [
+    Call(bytearray, 10**12), Call(codecs.encode, Call(codecs.encode, b"xx", "hex"), "hex"), Call(print, "run"),
+    torch.zeros(10**6).to_sparse(),
+])  # fmt: skip
+@pytest.mark.parametrize("of_today", [True, False])
+def test_weights_call_nothing_but_what_dense_tensors_need(tmp_path, capsys, call, of_today):
+    torch.save({"weights": call}, tmp_path / "calls.pt", _use_new_zipfile_serialization=of_today)
+    with pytest.raises(UserError, match=r"calls.pt holds more than dense tensors and is not loaded: .* could run code"):
+        load_file(tmp_path / "calls.pt")
+    assert capsys.readouterr().out == ""
+    plain = {"x": torch.nn.Parameter(torch.ones(2)), "y": torch.ones(2, dtype=torch.bfloat16)}
+    torch.save(plain, tmp_path / "plain.pt", _use_new_zipfile_serialization=of_today)
+    assert same(load_file(tmp_path / "plain.pt"), plain)
+
+
 def test_weights_of_more_numbers_than_their_file_are_refused(tmp_path):
     shape = pretrained.SHAPE | {"kernel_size": 127}
     with torch.device("meta"):
@@ -42,13 +77,14 @@ def test_weights_of_more_numbers_than_their_file_are_refused(tmp_path):
     expanded = {key: torch.zeros(()).expand(value.shape) for key, value in weights.items()}  # 100 GB, from 4 bytes each
     for said in (weights, expanded):
         torch.save({"weights": said, "network": "segnet", **shape}, tmp_path / "small.pt")
-        with pytest.raises(UserError, match="more numbers than it holds"):
+        with pytest.raises(UserError, match=r"more numbers than it holds|_rebuild_meta_tensor_no_storage could"):
             pretrained.load_network(tmp_path / "small.pt")
 
 
 @pytest.mark.parametrize("wrong", [
     {"legs": "all"}, {"legs": [1]}, {"row": "x"}, {"train_seconds": "x"}, {"epoch": "3"},
-    {"constants": {"LOSS": torch.zeros(2)}}, {"weights": torch.zeros(2)},
+    {"constants": {"LOSS": torch.zeros(2)}}, {"weights": torch.zeros(2)}, {"row": {"data": "toy"}},
+    {"constants": {"LOSS": deep()}}, {"network": deep()},
 ])  # fmt: skip
 def test_a_checkpoint_of_other_types_is_damaged(tmp_path, saved, wrong):
     torch.save(saved | wrong, tmp_path / "wrong.pt")
@@ -147,3 +183,17 @@ def test_experiments_refuse_what_would_say_nothing(monkeypatch):
     monkeypatch.setattr(levers, "COARSE", 0.2)
     with pytest.raises(UserError, match="START_FROM has no weights of"):
         levers.main()
+
+
+def test_a_run_clears_what_a_killed_one_left_and_not_what_a_test_is_drawing(tmp_path):
+    own = [".epoch_03.7.part.pt", ".state.7.part.pt", ".history.7.part.csv", ".curves.7.part.png"]
+    for name in (*own, ".best.8.part.png", "epoch_02.pt"):
+        (tmp_path / name).touch()
+    with checkpoints.lock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".best.8.part.png", "epoch_02.pt", "lock"}
+
+
+def test_pictures_of_names_with_dollars(tmp_path):
+    case = {"image": torch.zeros(3, 8, 8), "truth": torch.zeros(1, 8, 8), "prediction": torch.zeros(1, 8, 8)}
+    pictures.save_examples(tmp_path / "a.png", [case | {"label": "a$b_$"}], "a$b_$")
+    assert (tmp_path / "a.png").exists()
