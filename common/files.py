@@ -18,7 +18,7 @@ from common.settings import UserError
 TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")  # in the RuntimeErrors of torch.save on a full disk
 REPOSITORY = Path(__file__).resolve().parent.parent  # the checkout that this file is of
 # All that torch.save calls for dense tensors. torch.load's own list has more, e.g. what makes bytes of any number
-CALLED = re.compile(r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)")
+CALLED = re.compile(r"collections OrderedDict|torch(\.cuda)? \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

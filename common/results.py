@@ -1,9 +1,10 @@
-"""Rows of results: one JSON line per tested network, in the results.jsonl of a folder."""
+"""Rows of results: one JSON line per tested network, in the results.jsonl of a folder; other files beside it."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from common.files import REPOSITORY
+from common.files import REPOSITORY, append_line, write_atomically
 from common.settings import UserError
 
 PUBLISHED = REPOSITORY / "outputs" / "published"  # what git keeps
@@ -35,6 +36,22 @@ def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
             raise UserError(f"{path}, line {number}: no row, but a {type(row).__name__}; delete that line")
         found.append(row)
     return found
+
+
+def add_line(path: Path, line: Row) -> None:
+    """Adds a line to a file of JSON lines, and prints it."""
+    append_line(path, json.dumps(line))
+    print(json.dumps(line), flush=True)
+
+
+def json_of(name: str, folder: Path = PUBLISHED) -> Any:
+    """What a file of JSON holds, None if it isn't there."""
+    path = folder / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_json(path: Path, found: object) -> None:
+    write_atomically(path, lambda part: part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8"))
 
 
 def rounded(found: object) -> object:

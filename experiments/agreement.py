@@ -16,7 +16,6 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import train
 from common import machine, results, settings, training
-from common.files import write_atomically
 from dataset.batches import Part, batches, divide, steps_in
 from dataset.cache import Split
 from experiments.original import OriginalSegmentation
@@ -41,8 +40,7 @@ def main() -> None:
             print(f"seed {seed}, {way}: validation pixel accuracy {found[-1]:.4f}", flush=True)
     result = {"validation_pixel_accuracy": accuracies, "version": results.VERSION, "data": pets.data_name(),
               "size": SIZE, "seeds": SEEDS, **machine.about()}  # fmt: skip
-    path = pets.published_folder() / "agreement.json"
-    write_atomically(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+    results.write_json(pets.published_folder() / "agreement.json", result)
     print(json.dumps(result, indent=1))
 
 

@@ -26,7 +26,7 @@ import fetch_oxford_iiit_pets as pets
 import train
 from common import machine, results, settings
 from common.cost import kept_bytes, multiply_adds
-from common.files import REPOSITORY, write_atomically
+from common.files import REPOSITORY
 from common.settings import UserError
 from dataset import cache
 from experiments import charts
@@ -180,8 +180,7 @@ def write(part: str, found: dict[str, object]) -> list[dict]:
         old = old | about if is_alike(old) else about
     measured = old.get("measured", {}) | {part: {name: about[name] for name in ("commit", "command")}}
     entries[about["machine"]] = old | found | {"measured": measured}
-    written = json.dumps(list(entries.values()), indent=1)
-    write_atomically(pets.published_folder() / "benchmark.json", lambda half: half.write_text(written + "\n"))
+    results.write_json(pets.published_folder() / "benchmark.json", list(entries.values()))
     return list(entries.values())
 
 
@@ -198,8 +197,7 @@ def is_alike(entry: dict) -> bool:
 
 def read() -> dict[str, dict]:
     """The entries that there are, by machine."""
-    path = pets.published_folder() / "benchmark.json"
-    return {entry["machine"]: entry for entry in (json.loads(path.read_text()) if path.exists() else [])}
+    return {entry["machine"]: entry for entry in results.json_of("benchmark.json", pets.published_folder()) or ()}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """What the published rows say about SegNet: compare.py's variants in one table, questions answered from them."""
 
-import json
 import statistics
 
 import train
-from common.results import PUBLISHED, VERSION, Row, lines_of, rows
+from common.results import VERSION, Row, json_of, lines_of, rows
 from common.trimap import BORDER, CLASSES
 from experiments import twin
 from experiments.cells import difference, markdown, spread
@@ -104,21 +103,31 @@ def differences(entry: dict[str, object], base: dict[str, object], result: str) 
     return [value - of_base[seed] for seed, value in zip(entry["seeds"], entry[result]) if seed in of_base]
 
 
-def study_lines(study: str) -> dict[str, dict[int, Row]]:
-    """study.py's lines of this version and its newest base, by setting and seed."""
+def study_lines(study: str) -> dict[tuple[str, str], dict[int, Row]]:
+    """study.py's lines of this version and its newest base, by setting and machine, then by seed."""
     lines = [line for line in lines_of("study.jsonl") if line.get("version", 1) == VERSION and line["study"] == study]
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[tuple[str, str], dict[int, Row]] = {}
     for line in lines:
         if line["base"] == lines[-1]["base"]:
-            found.setdefault(line["setting"], {})[line["seed"]] = line
+            found.setdefault((line["setting"], line["machine"]), {})[line["seed"]] = line
     return found
 
 
-def study_changes(study: str, setting: str, name: str, beside: str = "") -> list[float]:
-    """What a setting changes in a result on the validation tenth, for each seed that another has too, or the base."""
-    lines, key = study_lines(study), f"validation_{name}"
-    base = lines.get(beside, {})
-    return [line[key] - base[seed][key] for seed, line in lines[setting].items() if seed in base]
+def study_changes(lines: dict[int, Row], base: dict[int, Row], name: str) -> list[float]:
+    """What one setting's lines differ by from another's in a result on the validation tenth, for each shared seed."""
+    key = f"validation_{name}"
+    return [line[key] - base[seed][key] for seed, line in lines.items() if seed in base]
+
+
+def study_change(study: str, setting: str, name: str, beside: str = "") -> str:
+    """The same for a setting beside another, or the base, on the machine that trained both with the most seeds."""
+    lines = study_lines(study)
+    by_machine = [
+        study_changes(of, lines.get((beside, machine), {}), name)
+        for (changed, machine), of in lines.items()
+        if changed == setting
+    ]
+    return difference(max(by_machine, key=len, default=[]))
 
 
 def aligned() -> list[str]:
@@ -150,8 +159,7 @@ def aligned() -> list[str]:
 
 def shares() -> list[str]:
     """How much wider or narrower each class becomes when labels are resized, against the full-size trimaps."""
-    path = PUBLISHED / "class_shares.json"
-    counted = json.loads(path.read_text())["class_shares"] if path.exists() else {}
+    counted = (json_of("class_shares.json") or {}).get("class_shares", {})
     full, cells = counted.get("full", {}).get("full"), []
     for size, by_way in counted.items():
         for way, found in by_way.items():
@@ -167,9 +175,7 @@ def answers() -> list[str]:
     nothing, maps = Pair("bilinear_dsc", "segnet_dsc", 64), Pair("segnet_dsc", "bilinear_maps_dsc", 64)
     both = Pair("bilinear_maps_dsc", "segnet_maps_dsc", 64)
     full, deeper = Pair("segnet_dsc", "segnet", 128), Pair("segnet_dsc", "fifth-stage", 128)
-    border, all_classes = (
-        difference(study_changes("moved", "LOSS=ce+dice", name)) for name in ("border_iou", "mean_iou")
-    )
+    border, all_classes = (study_change("moved", "LOSS=ce+dice", name) for name in ("border_iou", "mean_iou"))
     return [
         f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
@@ -197,24 +203,26 @@ def answers() -> list[str]:
 
 def by_recipe(first: str, second: str, *results: str) -> str:
     """What the second network gains over the first at 128 px, in each recipe that has rows of both, longest first."""
-    groups = [group for group in ("record", "muon", "full") if {first, second} <= entries(128, (group,)).keys()]
-    return "; ".join(
-        f"{' and '.join(pair.gain(result) for result in results)} after {pair.first['epochs']} epochs with {pair.how()}"
-        for pair in (Pair(first, second, 128, (group,)) for group in groups)
-    )
+    said = []
+    for group in ("record", "muon", "full"):
+        if {first, second} <= entries(128, (group,)).keys():
+            pair = Pair(first, second, 128, (group,))
+            gains = " and ".join(pair.gain(result) for result in results)
+            said.append(f"{gains} after {pair.first['epochs']} epochs with {how(pair.first)}")
+    return "; ".join(said)
 
 
 def muon() -> str:
     """What both networks gain by it when trained out, and in the studies, where nothing else changes."""
     ours, record = (entries(128, (group,))["segnet"] for group in ("muon", "record"))
     separable, separable_record = (entries(128, (group,))["segnet_dsc"] for group in ("muon", "record"))
-    beside_dice = study_changes("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
+    beside_dice = study_change("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
     return (
         f"SegNet's {ours['epochs']} epochs with {how(ours)} are {paired(ours, record, 'mean_iou')} of mean IoU over "
         f"{record['epochs']} with {how(record)}, stronger zoom and rotation; the separable network's differ from such "
         f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}. On the validation tenth, "
-        f"with nothing else changed, Muon brings the separable network {difference(beside_dice)} (64 px, 24 epochs), "
-        f"and SegNet {difference(study_changes('rates', MUON, 'mean_iou'))} (as the short runs)."
+        f"with nothing else changed, Muon brings the separable network {beside_dice} (64 px, 24 epochs), "
+        f"and SegNet {study_change('rates', MUON, 'mean_iou')} (as the short runs)."
     )
 
 
@@ -245,12 +253,8 @@ class Pair:
     def gain(self, result: str = "mean_iou") -> str:
         return paired(self.second, self.first, result)
 
-    def how(self) -> str:
-        """How both were trained."""
-        return how(self.first)
-
-    def mean(self, result: str = "mean_iou") -> float:
-        return statistics.mean(differences(self.second, self.first, result))
+    def mean(self) -> float:
+        return statistics.mean(differences(self.second, self.first, "mean_iou"))
 
     def ratio(self, cost: str) -> float:
         """How many times as much either of them costs as the other: at least 1."""

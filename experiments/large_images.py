@@ -7,7 +7,6 @@ to outputs/published/large_images.jsonl. Train with VALIDATION_SHARE=0.1 for it:
 images, and their lines say so ("held_out").
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import metrics
 import predict
 import pretrained
 from common import cutout, machine, results, settings
-from common.files import append_line
 from dataset.batches import divide
 from dataset.cache import Pair, Split, paths_of, read_pixels
 
@@ -37,8 +35,7 @@ def main() -> None:
         settings.set_constants(["INPUT=0", "TILES=0", *way.split()], predict)
         predict.load.cache_clear()  # its square is INPUT's
         line = {"way": way} | score(path, pairs) | facts
-        append_line(pets.published_folder() / "large_images.jsonl", json.dumps(line))
-        print(json.dumps(line), flush=True)
+        results.add_line(pets.published_folder() / "large_images.jsonl", line)
 
 
 def validation_part(size: int) -> Split:

@@ -5,7 +5,6 @@ python -m experiments.memory CODE=../other        train.py and test.py of anothe
 python -m experiments.memory LOAD=True DATA_ROOT=/data   also a process that decodes and loads all real images
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -13,8 +12,8 @@ import time
 from pathlib import Path
 
 import fetch_oxford_iiit_pets as pets
-from common import machine, settings
-from common.files import REPOSITORY, append_line
+from common import machine, results, settings
+from common.files import REPOSITORY
 from common.settings import UserError
 
 CODE = ""  # folder of another checkout; "": this one
@@ -54,8 +53,7 @@ def main() -> None:
                 found["load_all_mib"] = peak_mib(code, ["-c", LOAD_ALL, data, outputs, str(size)])
         line = {"image_size": size, "batch_size": batch_size, "train_images": 24, "test_images": 24, **found}
         line |= machine.about() | {"commit": machine.commit(code)}
-        append_line(pets.published_folder() / "memory.jsonl", json.dumps(line))
-        print(json.dumps(line), flush=True)
+        results.add_line(pets.published_folder() / "memory.jsonl", line)
 
 
 def peak_mib(folder: Path, arguments: list[str]) -> int:

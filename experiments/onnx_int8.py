@@ -2,7 +2,7 @@
 
     python -m experiments.onnx_int8 DATA_ROOT=/data CHECKPOINT=outputs/RUN/segnet_dsc/epoch_05.pt
 
-Scores each on a part of the validation tenth and times them in turns, one image at a time; what it finds goes to
+Scores each on the validation tenth and times them in turns, one image at a time; what it finds goes to
 outputs/published/onnx.json. "static" takes its scales of maps from training images, "dynamic" from each map anew.
 """
 
@@ -20,8 +20,7 @@ from torch import Tensor
 import fetch_oxford_iiit_pets as pets
 import metrics
 import predict
-from common import machine, onnx_export, settings
-from common.files import write_atomically
+from common import machine, onnx_export, results, settings
 from common.inference import as_input, logits_of
 from dataset.batches import Part, divide
 from experiments.large_images import SHARE, facts_of
@@ -64,9 +63,8 @@ def main() -> None:
         }
         for name, matrix in found.items()
     }
-    target, text = pets.published_folder() / "onnx.json", json.dumps(result, indent=1)
-    write_atomically(target, lambda part: part.write_text(text + "\n"))
-    print(text)
+    results.write_json(pets.published_folder() / "onnx.json", result)
+    print(json.dumps(result, indent=1))
 
 
 def written(network: torch.nn.Module, size: int, folder: Path, train_part: Part) -> dict[str, Path]:

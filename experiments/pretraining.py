@@ -7,14 +7,13 @@ Nothing is pretrained on the validation tenth, and the test split is never read.
 pretraining has learnt, and what a network has learnt from labels after it, as many epochs as one without.
 """
 
-import json
 import math
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import fetch_oxford_iiit_pets as pets
 from common import checkpoints, results, settings
-from common.files import append_line
 from common.settings import UserError
 from experiments import trials
 from experiments.cells import difference, markdown, spread
@@ -43,31 +42,40 @@ PRETRAINED = {
 LABELS = f"NETWORKS=segnet_dsc TRAIN_IMAGES=250 ZOOM=0.2 ROTATION=10.0 {HELD_OUT}"
 UNDER_VIT = f"{LABELS} IMAGE_SIZE=128 SIZES=0.5,0.75,1 EPOCHS=1,41 ENCODER={VIT} ENCODER_RATE=0.25"
 SEGNET = f"{LABELS} IMAGE_SIZE=64 SIZES=1 EPOCHS=1,41"
-TRIED = {  # name: pretraining, arguments, what it is compared with
-    "vit-untrained": ("vit-untrained", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}", ""),
-    "vit-masked": ("vit", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}", "vit-untrained"),
-    "vit-random": ("", f"{UNDER_VIT} ENCODER_WEIGHTS=random", "vit-untrained"),  # timm's first weights
-    "segnet": ("", SEGNET, ""),
-    "segnet-masked": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=body ENCODER_RATE=1.0", "segnet"),
-    "segnet-masked-encoder": ("segnet", f"{SEGNET} START_FROM={{}} START_PART=encoder ENCODER_RATE=1.0", "segnet"),
-}
+STARTED = f"{SEGNET} START_FROM={{}} ENCODER_RATE=1.0"
 
-TITLES = {
-    "vit-untrained": "ViT, not pretrained",
-    "vit-masked": "ViT, pretrained",
-    "vit-random": "ViT from timm's first weights",
-    "segnet": "separable SegNet",
-    "segnet-masked": "separable SegNet, pretrained but for its last convolution",
-    "segnet-masked-encoder": "separable SegNet, its encoder pretrained",
+
+class Tried(NamedTuple):
+    title: str
+    arguments: str  # of train.py, but for the seed
+    pretraining: str = ""  # which of PRETRAINED, or "": none
+    base: str = ""  # what it is compared with
+
+
+TRIED = {
+    "vit-untrained": Tried("ViT, not pretrained", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}", "vit-untrained"),
+    "vit-masked": Tried("ViT, pretrained", f"{UNDER_VIT} ENCODER_WEIGHTS={{}}", "vit", "vit-untrained"),
+    "vit-random": Tried("ViT from timm's first weights", f"{UNDER_VIT} ENCODER_WEIGHTS=random", "", "vit-untrained"),
+    "segnet": Tried("separable SegNet", SEGNET),
+    "segnet-masked": Tried(
+        "separable SegNet, pretrained but for its last convolution", f"{STARTED} START_PART=body", "segnet", "segnet"
+    ),
+    "segnet-masked-encoder": Tried(
+        "separable SegNet, its encoder pretrained", f"{STARTED} START_PART=encoder", "segnet", "segnet"
+    ),
 }
 
 
 def main() -> None:
     settings.check(globals(), {"NAMES": ("all", *TRIED)}, {"AT_ONCE": (1, math.inf)})
-    wanted = {name: way for name, way in TRIED.items() if name in NAMES or "all" in NAMES}
-    pretrainings = dict.fromkeys(pretraining for pretraining, _, _ in wanted.values() if pretraining)
-    files = {"": ""} | dict(trials.at_once(AT_ONCE, file_of, [(name,) for name in pretrainings]))
-    tries = [(name, f"{way[1].format(files[way[0]])} SEED={seed}") for seed in SEEDS for name, way in wanted.items()]
+    wanted = {name: tried for name, tried in TRIED.items() if name in NAMES or "all" in NAMES}
+    before = dict.fromkeys(tried.pretraining for tried in wanted.values() if tried.pretraining)
+    files = {"": ""} | dict(trials.at_once(AT_ONCE, file_of, [(name,) for name in before]))
+    tries = [
+        (name, f"{tried.arguments.format(files[tried.pretraining])} SEED={seed}")
+        for seed in SEEDS
+        for name, tried in wanted.items()
+    ]
     missing = [(name, arguments) for name, arguments in tries if not known(key_of(name, arguments))]
     for line in trials.at_once(AT_ONCE, learn, missing):
         add(line)
@@ -119,8 +127,8 @@ def learn(name: str, arguments: str) -> dict[str, object]:
 
 def key_of(name: str, arguments: str) -> dict[str, object]:
     """What a line on labels is known by: its way, and the arguments of train.py and of pretrain.py."""
-    before = TRIED[name][0]
-    return {"kind": "labels", "name": name, "pretraining": PRETRAINED.get(before, ""), "arguments": arguments}
+    before = PRETRAINED.get(TRIED[name].pretraining, "")
+    return {"kind": "labels", "name": name, "pretraining": before, "arguments": arguments}
 
 
 def known(key: dict[str, object]) -> bool:
@@ -130,8 +138,7 @@ def known(key: dict[str, object]) -> bool:
 
 def add(line: dict[str, object]) -> None:
     line |= {"version": results.VERSION, "data": pets.data_name()}
-    append_line(pets.published_folder() / "pretraining.jsonl", json.dumps(line))
-    print(json.dumps(line), flush=True)
+    results.add_line(pets.published_folder() / "pretraining.jsonl", line)
 
 
 Way = tuple[str, str, str]  # its name, what pretrained it, and what trained it but for the seed
@@ -149,7 +156,7 @@ def ways() -> dict[Way, dict[str, dict]]:
 
 def changes_of(by_way: dict[Way, dict[str, dict]], name: str, found: dict[str, dict]) -> list[float]:
     """Changes in mean IoU against the way that it is compared with, for each seed that both have."""
-    base = TRIED.get(name, ("", "", ""))[2]
+    base = TRIED[name].base
     of = [labels_of(line["arguments"]) for line in found.values()]
     alike = (some for (n, _, arguments), some in by_way.items() if n == base and labels_of(arguments) in of)
     compared = {seed: line for some in alike for seed, line in some.items()}
@@ -166,13 +173,14 @@ def pretraining() -> list[str]:
     """A table of all that was tried: after which pretraining, how much the labels have taught, newest last."""
     lines, cells, by_way = results.lines_of("pretraining.jsonl"), [], ways()
     before = {line["arguments"]: line for line in lines if line["kind"] == "pretraining"}
-    for (name, pretraining, arguments), found in by_way.items():
+    for (name, pretrained, arguments), found in by_way.items():
         of = dict(argument.split("=", 1) for argument in arguments.split())
         means = (spread([line[f"validation_{result}"] for line in found.values()])
                  for result in ("pixel_accuracy", "mean_iou", "border_iou"))  # fmt: skip
-        learnt = told(before[pretraining]) if pretraining else "-"
-        cells.append((TITLES[name], of["IMAGE_SIZE"], learnt, of["TRAIN_IMAGES"], epochs_of(of), len(found), *means,
-                      difference(changes_of(by_way, name, found))))  # fmt: skip
+        learnt = told(before[pretrained]) if pretrained else "-"
+        gained = difference(changes_of(by_way, name, found))
+        facts = TRIED[name].title, of["IMAGE_SIZE"], learnt, of["TRAIN_IMAGES"], epochs_of(of), len(found)
+        cells.append((*facts, *means, gained))
     header = ("network", "px", "pretraining", "labelled images", "epochs", "seeds", "pixel accuracy", "mean IoU",
               "border IoU", "change in mean IoU")  # fmt: skip
     return markdown(header, cells)

@@ -24,7 +24,7 @@ from dataset.cache import Split
 from segnet import NETWORKS
 
 STEPS = 30  # that are timed; 0: images are loaded, no more
-WARM_UP = 5  # steps before them
+UNTIMED = 5  # steps before them
 WHOLE_PASS = False  # True: also a pass over all images without a step
 
 
@@ -50,7 +50,7 @@ def steps_on(split: Split) -> dict[str, object]:
     endless = forever(split)
     take(1, endless, learner, optimizer)
     first_step_at = time.time()
-    take(WARM_UP, endless, learner, optimizer)
+    take(UNTIMED, endless, learner, optimizer)
     start = time.perf_counter()
     take(STEPS, endless, learner, optimizer)
     rate = STEPS * train.BATCH_SIZE / (time.perf_counter() - start)

@@ -13,8 +13,7 @@ import statistics
 
 import fetch_oxford_iiit_pets as pets
 import train
-from common import machine, settings
-from common.files import write_atomically
+from common import machine, results, settings
 from common.settings import UserError
 from experiments import trials
 from experiments.tasks import FORMER
@@ -54,8 +53,7 @@ def main() -> None:
         for way, ranks in ways.items():
             result["mean_iou"][way].append(trained(ranks, seed))
             print(f"seed {seed}, {way}: mean IoU {result['mean_iou'][way][-1]:.4f}", flush=True)
-    path = pets.published_folder() / "ranks.json"
-    write_atomically(path, lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+    results.write_json(pets.published_folder() / "ranks.json", result)
 
 
 def timed(ranks: int, *arguments: str) -> dict[str, object]:

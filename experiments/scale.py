@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 import fetch_oxford_iiit_pets as pets
-from common import machine, settings
-from common.files import write_atomically
+from common import machine, results, settings
 from common.settings import UserError
 from dataset import cache
 from dataset.drawn_pets import draw_pet
@@ -49,7 +48,7 @@ def main() -> None:
                   **machine.about(), "decoding": decoding(), "sets": [measured(n * UNIT) for n in TIMES]}  # fmt: skip
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write_atomically(published / "scale.json", lambda part: part.write_text(json.dumps(result, indent=1) + "\n"))
+    results.write_json(published / "scale.json", result)
 
 
 def made(images: int) -> Path:

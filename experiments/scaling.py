@@ -1,10 +1,9 @@
 """Tables of what ranks bring and what a larger set costs, from ranks.json and scale.json of outputs/published."""
 
-import json
 import statistics
 
 from common.cost import multiply_adds
-from common.results import PUBLISHED
+from common.results import json_of
 from experiments.cells import markdown, spread
 from experiments.tasks import FORMER
 from segnet import NETWORKS, count_parameters
@@ -22,14 +21,9 @@ WAYS = {"one": "one process", "ranks": "ranks of one thread"}
 Cells = list[tuple]
 
 
-def read(name: str) -> dict | None:
-    path = PUBLISHED / name
-    return json.loads(path.read_text()) if path.exists() else None
-
-
 def ranks() -> list[str]:
     """Images per second of either way, and what networks that were trained either way reach."""
-    found = read("ranks.json")
+    found = json_of("ranks.json")
     if not found:
         return ["Not measured yet: `python -m experiments.ranks`."]
     cells: Cells = []
@@ -57,7 +51,7 @@ def ranks() -> list[str]:
 
 def scale() -> list[str]:
     """What grows with the set, and what doesn't."""
-    found, cells = read("scale.json"), []
+    found, cells = json_of("scale.json"), []
     if not found:
         return ["Not measured yet: `python -m experiments.scale`."]
     for images in found["sets"]:
@@ -99,14 +93,14 @@ def how_far() -> list[str]:
     header = ("network", "gradients", "GPUs", "averaging", *(f"an image, {way}" for way in ways),
               *(f"images per GPU, {way}" for way in ways))  # fmt: skip
     lines = markdown(header, cells)
-    if found := read("ranks.json"):
+    if found := json_of("ranks.json"):
         lines += ["", *measured_here(found)]
     return lines
 
 
 def timed(network: str) -> list[float]:
     """Seconds per image of a training step on the GPU that was at hand; none where the benchmark knows none."""
-    entries = [entry for entry in read("benchmark.json") or () if TIMED in entry["machine"]]
+    entries = [entry for entry in json_of("benchmark.json") or () if TIMED in entry["machine"]]
     return [entry["train_step_ms"][network]["ours"] / 1000 for entry in entries[:1]]
 
 

@@ -1,16 +1,15 @@
 """Tables of outputs/published/benchmark.json, which has an entry for each kind of machine; and the stopwatch."""
 
 import itertools
-import json
 from collections.abc import Iterator
 
-from common.results import PUBLISHED, Row
+from common.results import Row, json_of
 from experiments.cells import markdown, mean, spread
 from experiments.findings import OPTIMIZERS, seeds_of
 from experiments.tasks import FULL
 from experiments.twin import earlier
 
-RECIPES = ("sprint-18", "sprint-35", "sprint-muon", "sprint-larger", "defaults")  # runs of tasks.py that are timed
+RECIPES = ("sprint-18", "sprint-35", "sprint-muon", "sprint-larger")  # runs of tasks.py that are timed
 TARGETS = ("pixel_accuracy", "mean_iou", "custom_iou")  # that the stopwatch waits for
 OLD = "iou_old_torchmetrics"  # as the original counted IoU
 SCORES = (*TARGETS, "iou", OLD)  # neither sees false pets
@@ -18,7 +17,7 @@ SCORES = (*TARGETS, "iou", OLD)  # neither sees false pets
 
 def entries() -> list[dict]:
     """Those of machines whose steps were timed; the first has all other parts too."""
-    return [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "train_step_ms" in entry]
+    return [entry for entry in json_of("benchmark.json") or () if "train_step_ms" in entry]
 
 
 def optimizer_of(entry: dict) -> str:
@@ -117,8 +116,8 @@ def stopwatch() -> list[str]:
 
 def recipe(run: str, network: str) -> str:
     """What a run of tasks.py changes in the defaults of train.py."""
-    settings = {(task_run, of): setting for _, task_run, networks, setting, _ in FULL for of in networks.split(",")}
-    return f"`{settings[run, network]}`" if settings[run, network] else "the default, 5 epochs"
+    settings = {(task_run, of): setting for _, task_run, networks, setting in FULL for of in networks.split(",")}
+    return f"`{settings[run, network]}`"
 
 
 def reached(name: str, ours: list[Row], originals: list[Row]) -> str:

@@ -9,12 +9,10 @@ split is never read.
 """
 
 import fnmatch
-import json
 import math
 
 import fetch_oxford_iiit_pets as pets
 from common import machine, results, settings
-from common.files import append_line
 from experiments import trials
 from experiments.tasks import FORMER, changed
 
@@ -142,8 +140,7 @@ def main() -> None:
         if fnmatch.fnmatchcase(setting, ONLY) and (setting, BASES[study], seed) not in done
     ]
     for line in trials.at_once(AT_ONCE, try_setting, missing):
-        append_line(path, json.dumps(line))
-        print(json.dumps(line), flush=True)
+        results.add_line(path, line)
 
 
 def try_setting(study: str, setting: str, seed: int) -> dict[str, object]:

@@ -6,7 +6,6 @@ A test compares: no number of ours in a table is typed by hand.
 """
 
 import functools
-import json
 import re
 import statistics
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from common import settings
 from common.files import REPOSITORY
 from common.published import name_of
-from common.results import PUBLISHED, Row, has_name, lines_of, rows
+from common.results import PUBLISHED, Row, has_name, json_of, lines_of, rows
 from common.settings import UserError
 from common.trimap import CLASSES
 from experiments import findings, pretraining, scaling, speed, twin, worth
@@ -183,30 +182,30 @@ def answers() -> list[str]:
 
 
 def study_table(study: str) -> list[str]:
-    """Each setting against the base, best first by its change in mean IoU, which is paired by seed."""
+    """Each setting against the base on the same machine, best first by its change in mean IoU, paired by seed."""
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
-    cells, by_setting = [], findings.study_lines(study)
-    gains = {setting: findings.study_changes(study, setting, "mean_iou") for setting in by_setting}
-    for setting in sorted(by_setting, key=lambda setting: -statistics.mean(gains[setting] or [0.0])):
-        lines = by_setting[setting]
-        means = (spread(of_validation(lines, name)) for name in names)
-        changes = (
-            difference(findings.study_changes(study, setting, name)) if setting else "-"
-            for name in ("mean_iou", "border_iou")
-        )
-        cells.append((f"`{setting}`" if setting else "**the base**", len(lines), *means, *changes))
-    header = ("changed", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU", "small pets",
+    lines = findings.study_lines(study)
+    changes = {
+        (setting, machine): {
+            name: findings.study_changes(of, lines.get(("", machine), {}), name) for name in ("mean_iou", "border_iou")
+        }
+        for (setting, machine), of in lines.items()
+    }
+    cells = []
+    for key in sorted(lines, key=lambda key: -statistics.mean(changes[key]["mean_iou"] or [0.0])):
+        setting, machine = key
+        means = (spread([line[f"validation_{name}"] for line in lines[key].values()]) for name in names)
+        gains = (difference(found) if setting else "-" for found in changes[key].values())
+        by = "CPU" if machine.endswith("cores") else "GPU"
+        cells.append((f"`{setting}`" if setting else "**the base**", by, len(lines[key]), *means, *gains))
+    header = ("changed", "by", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU", "small pets",
               "change in mean IoU", "in border IoU")  # fmt: skip
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 
-def of_validation(lines: dict[int, Row], name: str) -> list[float]:
-    return [line[f"validation_{name}"] for line in lines.values()]
-
-
 def agreement() -> list[str]:
     """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
-    result = json.loads((PUBLISHED / "agreement.json").read_text())
+    result = json_of("agreement.json")
     by_way = result["validation_pixel_accuracy"]
     columns = [[*result["seeds"], "mean difference ± standard error"]]
     for way, values in by_way.items():
@@ -258,10 +257,9 @@ def large_images() -> list[str]:
 
 
 def onnx() -> list[str]:
-    path = PUBLISHED / "onnx.json"
-    if not path.exists():
+    result = json_of("onnx.json")
+    if not result:
         return ["Not measured yet."]
-    result = json.loads(path.read_text())
     names = {"pytorch": f"PyTorch, {result['pytorch_precision']}"}
     base = result["ways"]["float32"]["mean_iou"]
     cells = [

@@ -35,24 +35,24 @@ FORTY = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 RECORD = "EPOCHS=1,101 SIZES=0.5,0.5,0.75,1 ZOOM=0.4 ROTATION=20.0"
 LITE2 = "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 TUNED = f"ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 {FORMER}"
-FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, networks, what it changes, seeds
-    ("full", "defaults", "segnet_dsc,segnet,unet_dsc", "", SEEDS),
-    ("full", "fifth-stage", "segnet_dsc", "STAGES=5", SEEDS),
-    ("forty", "record40", "segnet", f"{FORTY} {FORMER}", SEEDS),
-    ("muon", "muon40", "segnet_dsc,segnet,unet_dsc", FORTY, SEEDS),
-    ("record", "record100", "segnet_dsc,segnet,unet_dsc", f"{RECORD} OPTIMIZER=adamw", SEEDS),
-    ("encoder", "lite0", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True", SEEDS),
-    ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True", SEEDS),
-    ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED, SEEDS),
-    ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256", SEEDS),
-    ("encoder", "lite2", "segnet_dsc", f"{LITE2} EPOCHS=1,49 OPTIMIZER=adamw", SEEDS),
-    ("encoder", "lite2-muon", "segnet_dsc", f"{LITE2} EPOCHS=1,37", SEEDS),
-    ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256", SEEDS),
-    ("clock", "original", "segnet_dsc,segnet", ORIGINAL, SEEDS),
-    ("clock", "sprint-muon", "segnet_dsc", "EPOCHS=1,3 SIZES=0.5,1 BATCH_SIZE=6 JITTER=0.0", SEEDS),
-    ("clock", "sprint-larger", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0", SEEDS),
-    ("clock", "sprint-18", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18", SEEDS),
-    ("clock", "sprint-35", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.35", SEEDS),
+FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, networks, what it changes
+    ("full", "defaults", "segnet_dsc,segnet,unet_dsc", ""),
+    ("full", "fifth-stage", "segnet_dsc", "STAGES=5"),
+    ("forty", "record40", "segnet", f"{FORTY} {FORMER}"),
+    ("muon", "muon40", "segnet_dsc,segnet,unet_dsc", FORTY),
+    ("record", "record100", "segnet_dsc,segnet,unet_dsc", f"{RECORD} OPTIMIZER=adamw"),
+    ("encoder", "lite0", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True"),
+    ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True"),
+    ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED),
+    ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256"),
+    ("encoder", "lite2", "segnet_dsc", f"{LITE2} EPOCHS=1,49 OPTIMIZER=adamw"),
+    ("encoder", "lite2-muon", "segnet_dsc", f"{LITE2} EPOCHS=1,37"),
+    ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256"),
+    ("clock", "original", "segnet_dsc,segnet", ORIGINAL),
+    ("clock", "sprint-muon", "segnet_dsc", "EPOCHS=1,3 SIZES=0.5,1 BATCH_SIZE=6 JITTER=0.0"),
+    ("clock", "sprint-larger", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0"),
+    ("clock", "sprint-18", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18"),
+    ("clock", "sprint-35", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.35"),
 )
 PICTURED = ("record100", "lite2", "lite2-256")  # whose weights are published: seed 0 is tested by breed, with pictures
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
@@ -86,8 +86,8 @@ def tasks() -> list[Task]:
         for seed in SEEDS
         for name, setting in VARIANTS.items()
     ]
-    for group, run, networks, setting, seeds in FULL:
-        for network, seed in itertools.product(networks.split(","), seeds):
+    for group, run, networks, setting in FULL:
+        for network, seed in itertools.product(networks.split(","), SEEDS):
             variant = network if run in ("defaults", "record40", "record100", "muon40") else run
             arguments = (f"NETWORKS={network}", *setting.split(), f"SEED={seed}")
             found.append(Task(group, variant, run if seed == 0 else f"{run}-{seed}", arguments))

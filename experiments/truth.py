@@ -6,7 +6,6 @@ Everything but the training labels is as in compare.py's rows of the same seeds,
 included, so that they differ in pairs. Also counts how much of each class either way of resizing leaves.
 """
 
-import json
 import time
 
 import torch
@@ -18,7 +17,6 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import train
 from common import machine, results, settings
-from common.files import append_line, write_atomically
 from common.trimap import BORDER
 from dataset.batches import Part, divide
 from dataset.cache import Split
@@ -53,11 +51,9 @@ def main() -> None:
             line = {"train_labels": "nearest", "seed": seed, **recipe, **train_once(seed, train_set, test_set)}
             line |= {"train_images": len(train_set.rows), "size": SIZE, "data": pets.data_name(), **machine.about()}
             line["precision"] = train.PRECISION
-            append_line(folder / "truth.jsonl", json.dumps(line))
-            print(json.dumps(line), flush=True)
+            results.add_line(folder / "truth.jsonl", line)
     counted = {"class_shares": class_shares(aligned), "images": len(aligned.pairs), "data": pets.data_name()}
-    counted = json.dumps(counted | machine.about(), indent=1)
-    write_atomically(folder / "class_shares.json", lambda part: part.write_text(counted + "\n"))
+    results.write_json(folder / "class_shares.json", counted | machine.about())
 
 
 def recipe_of(constants: dict[str, object]) -> dict[str, object]:

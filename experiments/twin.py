@@ -1,8 +1,6 @@
 """What SegNet's process takes less than that of a U-Net of the same widths: the benchmark's part "twin" as a table."""
 
-import json
-
-from common.results import PUBLISHED, lines_of
+from common.results import json_of, lines_of
 from experiments.cells import markdown
 
 STEPS = {"train": "training", "infer": "inference"}
@@ -10,7 +8,7 @@ COSTS = {"ms": "ms per image", "peak_mib": "MiB"}  # a step's time; peak memory 
 
 
 def entries() -> list[dict]:
-    return [entry for entry in json.loads((PUBLISHED / "benchmark.json").read_text()) if "unet_twin" in entry]
+    return [entry for entry in json_of("benchmark.json") or () if "unet_twin" in entry]
 
 
 def twin() -> list[str]:

@@ -90,7 +90,11 @@ def test_worth_in_labels_is_read_off_the_curve(reached, said):
 
 
 def test_pretraining_is_compared_with_as_many_epochs_of_as_many_labels(monkeypatch):
-    monkeypatch.setattr(pretraining, "TRIED", {"with": ("own", "", "without"), "without": ("", "", "")})
+    monkeypatch.setattr(
+        pretraining,
+        "TRIED",
+        {"with": pretraining.Tried("", "", "own", "without"), "without": pretraining.Tried("", "")},
+    )
     labels = {name: f"TRAIN_IMAGES=250 EPOCHS=1,{end} IMAGE_SIZE=64" for name, end in (("long", 41), ("short", 11))}
     by_way = {
         ("without", "", labels[name]): {"0": {"validation_mean_iou": x}} for name, x in (("short", 0.2), ("long", 0.5))
@@ -136,7 +140,8 @@ def test_ways_of_pretraining_leave_a_line_each(toy, monkeypatch):
     held_out = "VALIDATION_SHARE=0.25 THREADS=1 IMAGE_SIZE=32"
     labelled = f"NETWORKS=segnet_dsc SIZES=1 TRAIN_IMAGES=8 EPOCHS=1,2 {held_out}"
     monkeypatch.setattr(pretraining, "PRETRAINED", {"own": f"NETWORK=segnet_dsc BATCH_SIZE=16 EPOCHS=1,3 {held_out}"})
-    tried = {"segnet": ("", labelled, ""), "segnet-masked": ("own", f"{labelled} START_FROM={{}}", "segnet")}
+    masked = pretraining.Tried("masked", f"{labelled} START_FROM={{}}", "own", "segnet")
+    tried = {"segnet": pretraining.Tried("plain", labelled), "segnet-masked": masked}
     for name, value in (("TRIED", tried), ("SEEDS", (0, 1)), ("AT_ONCE", 1)):
         monkeypatch.setattr(pretraining, name, value)
     for _ in range(2):

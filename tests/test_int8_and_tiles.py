@@ -73,5 +73,5 @@ def test_onnx_scores_as_pytorch_does_and_int8_nearly_so(trained, tmp_path, monke
         assert 0.9 < way["same_labels_as_float32"] < 1
         assert way["megabytes"] < found["ways"]["float32"]["megabytes"] / 3
         assert way["ms_per_image"] > 0
-    monkeypatch.setattr(tables, "PUBLISHED", tmp_path / "toy" / "published")
+    monkeypatch.setattr(tables, "json_of", lambda name: results.json_of(name, tmp_path / "toy" / "published"))
     assert any("ONNX, int8, static" in line for line in tables.onnx())

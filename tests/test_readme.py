@@ -93,7 +93,7 @@ def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
 
 
 def test_what_muon_brings_is_paired_by_seed(monkeypatch):
-    """In whatever order rows and lines stand in their files."""
+    """In whatever order rows and lines stand in their files; lines of another machine are not beside them."""
     by_seed = {0: 0.1, 1: 0.2, 2: 0.4}
     rows = [
         row | {"mean_iou": by_seed[row["seed"]] + (0.05 if row["run"].startswith("muon40") else 0)}
@@ -102,10 +102,12 @@ def test_what_muon_brings_is_paired_by_seed(monkeypatch):
     ]
     settings = ("LOSS=ce+dice", "LOSS=ce+dice OPTIMIZER=muon", "OPTIMIZER=muon", "")
     lines = [
-        {"study": study, "setting": setting, "seed": seed, "base": "", "version": results.VERSION,
+        {"study": study, "setting": setting, "seed": seed, "base": "", "version": results.VERSION, "machine": "one",
          "validation_mean_iou": by_seed[seed] + 0.01 * settings.index(setting)}
         for study in ("moved", "rates") for setting in settings for seed in by_seed
     ]  # fmt: skip
+    elsewhere = [line | {"machine": "other", "validation_mean_iou": 0.9} for line in lines if line["seed"] != 2]
+    lines += [line for line in elsewhere if line["setting"] != "OPTIMIZER=muon"]
     for some, others in ((rows, lines[:12]), (rows[::-1], lines[11::-1])):
         monkeypatch.setattr(tables.findings, "rows", lambda found=some: found)
         monkeypatch.setattr(tables.findings, "lines_of", lambda name, found=others: found + lines[12:])
@@ -190,7 +192,7 @@ def test_tables_of_ranks_and_scale_say_what_was_measured(monkeypatch):
     gpu = {"machine": "NVIDIA H100", "train_step_ms": {name: {"ours": 1.0} for name in ("segnet", "segnet_dsc")}}
     for found, ranks, scale in ((None, "Not measured yet", "Not measured yet"), (measured, "2 ranks", "100 images/s")):
         files = {"ranks.json": found, "scale.json": found and larger, "benchmark.json": found and [gpu]}
-        monkeypatch.setattr(scaling, "read", files.get)
+        monkeypatch.setattr(scaling, "json_of", files.get)
         assert ranks in "".join(scaling.ranks()) and scale in scaling.scale()[0]
         assert ("as timed" in scaling.how_far()[0]) == bool(found)
     assert "| segnet | 128 | 11.0 | 20.0 | 1.82 (1.67 to 2.00) |" in scaling.ranks()
@@ -229,7 +231,7 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     monkeypatch.setattr(speed, "entries", lambda: [entry, entry | {"machine": "other"}])
     monkeypatch.setattr(speed, "seeds_of", lambda run, network: found.get(run, []) if network == "segnet" else [])
     for not_timed in ({"threads": 1}, {"seed": 1}, {"machine": "other still"}):
-        found["defaults"] = [row | not_timed]
+        found["sprint-35"] = [row | not_timed]
         (line,) = speed.stopwatch()[2:]
     assert line.startswith("| segnet | `EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18` | M | 50 | 10 | 5.0x | ")
     assert [cell.rpartition(": ")[2] for cell in line.strip(" |").split(" | ")[6:]] == [
@@ -247,9 +249,9 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     found["sprint-18"][2]["iou_old_torchmetrics"] = 0.4
     assert "| after 10 s: 5.0x; old IoU: 2 of 3 seeds |" in speed.gains()[2]
     found["sprint-18"][2]["iou_old_torchmetrics"] = 0.5
-    found["defaults"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
+    found["sprint-35"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
     assert "| after 8 s: 5.9x |" in speed.gains()[2]
-    found["defaults"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
+    found["sprint-35"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
     assert "| after 10 s: 5.0x |" in speed.gains()[2]
     del entry["decode_seconds"]
     assert speed.stopwatch() == ["Not measured yet."]
