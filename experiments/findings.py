@@ -25,7 +25,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
                 "name": variant, "size": first["image_size"], "epochs": first["epochs"],
                 "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes", "loss")},
-                "constants": first["constants"],
+                "constants": first["constants"], "by": kind_of(first["machine"]),
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
                 "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
@@ -208,7 +208,7 @@ def by_recipe(first: str, second: str, *results: str) -> str:
         if {first, second} <= entries(128, (group,)).keys():
             pair = Pair(first, second, 128, (group,))
             gains = " and ".join(pair.gain(result) for result in results)
-            said.append(f"{gains} after {pair.first['epochs']} epochs with {how(pair.first)}")
+            said.append(f"{gains} after {pair.first['epochs']} epochs with {how(pair.first)}{across(*pair.both)}")
     return "; ".join(said)
 
 
@@ -220,10 +220,20 @@ def muon() -> str:
     return (
         f"SegNet's {ours['epochs']} epochs with {how(ours)} are {paired(ours, record, 'mean_iou')} of mean IoU over "
         f"{record['epochs']} with {how(record)}, stronger zoom and rotation; the separable network's differ from such "
-        f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}. On the validation tenth, "
+        f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}"
+        f"{across(separable, separable_record)}. On the validation tenth, "
         f"with nothing else changed, Muon brings the separable network {beside_dice} (64 px, 24 epochs), "
         f"and SegNet {study_change('rates', MUON, 'mean_iou')} (as the short runs)."
     )
+
+
+def kind_of(machine: str) -> str:
+    return "CPU" if machine.endswith("cores") else "GPU"
+
+
+def across(first: dict[str, object], second: dict[str, object]) -> str:
+    """What is to be said where two variants were trained by machines of two kinds."""
+    return "" if first["by"] == second["by"] else f" (one by a {first['by']}, the other by a {second['by']})"
 
 
 def how(row: Row) -> str:
@@ -248,7 +258,7 @@ class Pair:
     """Two variants at one size: what the second gains over the first, for each seed that both have."""
 
     def __init__(self, first: str, second: str, size: int, groups: tuple[str, ...] = ("study", "full")) -> None:
-        self.first, self.second = (entries(size, groups)[name] for name in (first, second))
+        self.both = self.first, self.second = [entries(size, groups)[name] for name in (first, second)]
 
     def gain(self, result: str = "mean_iou") -> str:
         return paired(self.second, self.first, result)

@@ -18,12 +18,14 @@ from common.settings import UserError
 from common.trimap import CLASSES
 from experiments import findings, pretraining, scaling, speed, twin, worth
 from experiments.cells import difference, markdown, mean, spread
-from experiments.study import LEVERS
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
 
 # Files in outputs/published whose lines may be on any data
 ON_DATA = ("results", "study", "pretraining", "lengths", "truth", "large_images")
+
+# Studies that have a table
+SHOWN = ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")
 
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (
@@ -196,8 +198,8 @@ def study_table(study: str) -> list[str]:
         setting, machine = key
         means = (spread([line[f"validation_{name}"] for line in lines[key].values()]) for name in names)
         gains = (difference(found) if setting else "-" for found in changes[key].values())
-        by = "CPU" if machine.endswith("cores") else "GPU"
-        cells.append((f"`{setting}`" if setting else "**the base**", by, len(lines[key]), *means, *gains))
+        name = f"`{setting}`" if setting else "**the base**"
+        cells.append((name, findings.kind_of(machine), len(lines[key]), *means, *gains))
     header = ("changed", "by", "seeds", "pixel accuracy", "mean IoU", "iou", "custom IoU", "border IoU", "small pets",
               "change in mean IoU", "in border IoU")  # fmt: skip
     return markdown(header, cells) if cells else ["Not measured yet."]
@@ -284,7 +286,7 @@ TABLES: dict[str, Callable[[], list[str]]] = {
               speed.speed, speed.machines, speed.gains, speed.stopwatch, scaling.ranks, scaling.scale, scaling.how_far,
               pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
               findings.decoders, findings.aligned, findings.shares, twin.twin)
-} | {f"study_{name}": functools.partial(study_table, name) for name in LEVERS}  # fmt: skip
+} | {f"study_{name}": functools.partial(study_table, name) for name in SHOWN}  # fmt: skip
 
 if __name__ == "__main__":
     settings.run(main)
