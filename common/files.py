@@ -4,21 +4,17 @@ import contextlib
 import errno
 import os
 import pickle
-import pickletools
-import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 import torch
 
+from common import plain
 from common.settings import UserError
 
 TORCH_WRITERS = ("PytorchStreamWriter", "inline_container")  # in the RuntimeErrors of torch.save on a full disk
 REPOSITORY = Path(__file__).resolve().parent.parent  # the checkout that this file is of
-# All that torch.save calls for dense tensors. torch.load's own list has more, e.g. what makes bytes of any number
-CALLED = re.compile(r"collections OrderedDict|torch(\.cuda)? \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -88,12 +84,12 @@ def append_line(path: Path, line: str) -> None:
 
 
 def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
-    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged, packed or holds code.
+    """What torch.save wrote, tensors on the CPU. Raises UserError if it is missing, damaged, or no plain file.
 
     mmap: tensors are mapped into memory, and read when they are used.
     """
     try:
-        check_plain(path)
+        plain.check(path)
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UserError:
         raise
@@ -109,27 +105,3 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved
-
-
-def check_plain(path: Path) -> None:
-    """Raises UserError for a file of weights that could become larger when it is read; one of torch.save does not."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # of torch before 1.6: five pickles, then the numbers
-            file.seek(0)
-            check_calls(path, *(file for _ in range(5)))
-            return
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise UserError(f"{path} is compressed, which torch.save's files are not: it could unpack to any size")
-        check_calls(path, *(archive.read(entry) for entry in entries if entry.filename.endswith("data.pkl")))
-
-
-def check_calls(path: Path, *pickles: bytes | BinaryIO) -> None:
-    """Raises UserError if a pickle calls what CALLED doesn't have; a file is read up to each pickle's end."""
-    for pickled in pickles:
-        for code, argument, _ in pickletools.genops(pickled):
-            if code.name in ("GLOBAL", "STACK_GLOBAL", "INST") and not CALLED.fullmatch(str(argument)):
-                said = f"{path} holds more than dense tensors and is not loaded"
-                raise UserError(f"{said}: {str(argument)[:60]} could run code or fill the memory")

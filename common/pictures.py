@@ -16,7 +16,6 @@ from common.files import write_atomically
 from common.trimap import CLASSES, COLOURS
 
 CLASS_COLOURS = ListedColormap(COLOURS)
-mpl.rcParams["text.parse_math"] = False  # names of runs and images may have dollars
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> None:
@@ -62,7 +61,7 @@ def save_examples(path: Path, cases: list[dict], title: str) -> None:
         show_case(row, case)
     for axis, name in zip(axes[0], ("image", "truth", "prediction", "error")):
         axis.set_title(name, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)  # names of runs and images may have dollars
     legend(figure, extra=(("wrong", "#c1121f"),))
     save(figure, path)
 
@@ -87,9 +86,8 @@ def show_case(axes: np.ndarray, case: dict) -> None:
     faded = 0.35 * case["image"].permute(1, 2, 0).numpy() + 0.65
     axes[3].imshow(np.where(wrong[..., None], to_rgb("#c1121f"), faded))
     axes[3].set_axis_off()
-    axes[0].text(
-        -0.06, 0.5, case["label"], transform=axes[0].transAxes, rotation=90, va="center", ha="right", fontsize=6
-    )
+    place = {"transform": axes[0].transAxes, "rotation": 90, "va": "center", "ha": "right"}
+    axes[0].text(-0.06, 0.5, case["label"], fontsize=6, parse_math=False, **place)
 
 
 def save_curves(path: Path, history: list[dict[str, object]], title: str) -> None:

@@ -25,7 +25,7 @@ def comparison(lines: list[Row], groups: tuple[str, ...] = ("study", "full")) ->
                 "name": variant, "size": first["image_size"], "epochs": first["epochs"],
                 "seeds": [row["seed"] for row in chosen],
                 **{name: first[name] for name in ("parameters", "multiply_adds", "kept_bytes", "loss")},
-                "constants": first["constants"], "by": kind_of(first["machine"]),
+                "constants": first["constants"], "by": kinds_of(chosen),
                 **{name: [row[name] for row in chosen] for name in names},
                 "border_iou": [row["class_iou"][BORDER] for row in chosen],
                 "small_pets": [row["by_pet_size"]["small"]["mean_iou"] for row in chosen],
@@ -228,7 +228,12 @@ def muon() -> str:
 
 
 def kind_of(machine: str) -> str:
-    return "CPU" if machine.endswith("cores") else "GPU"
+    return "CPU" if machine.endswith("cores") and ", mps, " not in machine else "GPU"
+
+
+def kinds_of(found: list[Row]) -> str:
+    """What trained some rows: "CPU", "GPU" or "CPU and GPU"."""
+    return " and ".join(sorted({kind_of(row["machine"]) for row in found}))
 
 
 def across(first: dict[str, object], second: dict[str, object]) -> str:

@@ -184,7 +184,10 @@ def answers() -> list[str]:
 
 
 def study_table(study: str) -> list[str]:
-    """Each setting against the base on the same machine, best first by its change in mean IoU, paired by seed."""
+    """Each setting against the base on the same machine, best first by its change in mean IoU, paired by seed.
+
+    Lines of a CPU stand before those of a GPU.
+    """
     names = ("pixel_accuracy", "mean_iou", "iou", "custom_iou", "border_iou", "small_pets_mean_iou")
     lines = findings.study_lines(study)
     changes = {
@@ -194,7 +197,11 @@ def study_table(study: str) -> list[str]:
         for (setting, machine), of in lines.items()
     }
     cells = []
-    for key in sorted(lines, key=lambda key: -statistics.mean(changes[key]["mean_iou"] or [0.0])):
+
+    def order(key: tuple[str, str]) -> tuple[str, float]:
+        return findings.kind_of(key[1]), -statistics.mean(changes[key]["mean_iou"] or [0.0])
+
+    for key in sorted(lines, key=order):
         setting, machine = key
         means = (spread([line[f"validation_{name}"] for line in lines[key].values()]) for name in names)
         gains = (difference(found) if setting else "-" for found in changes[key].values())
@@ -208,6 +215,8 @@ def study_table(study: str) -> list[str]:
 def agreement() -> list[str]:
     """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
     result = json_of("agreement.json")
+    if not result:
+        return ["Not measured yet."]
     by_way = result["validation_pixel_accuracy"]
     columns = [[*result["seeds"], "mean difference ± standard error"]]
     for way, values in by_way.items():

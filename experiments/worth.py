@@ -7,7 +7,7 @@ from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
 from experiments.cells import difference, markdown, mean, spread
-from experiments.findings import how
+from experiments.findings import how, kinds_of
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -90,9 +90,10 @@ def answer() -> str:
         for pair in (("lite0-imagenet", "lite0-random"), ("vit-masked-long", "vit-untrained"),
                      ("lite0-imagenet", "segnet_dsc"))
     )  # fmt: skip
+    used = [row for by_count in by_variant.values() for rows in by_count.values() for row in rows]
     return (
-        f"**What is pretraining worth in labels?** With {how(imagenet[few][0])}, *ImageNet's weights* bring Lite0 with "
-        f"skips {changes(weights)}, to {with_seeds(imagenet[few])}"
+        f"**What is pretraining worth in labels?** With {how(imagenet[few][0])}, by {kinds_of(used)}, *ImageNet's "
+        f"weights* bring Lite0 with skips {changes(weights)}, to {with_seeds(imagenet[few])}"
         f"{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; its lead over that network is "
         f"{changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, brings a small vision "
         f"transformer {changes(painting)}, with {few} to {with_seeds(masked[few])}"

@@ -62,6 +62,14 @@ def test_study_keeps_a_line_of_the_validation_part_for_each_run(toy, monkeypatch
     lines = results.lines_of("study.jsonl", toy / "published")
     assert sorted(line["setting"] for line in lines) == ["", "LOSS=ce"]
     assert all(0 < line["validation_mean_iou"] < 1 for line in lines)
+    path = toy / "published" / "study.jsonl"
+    path.write_text("".join(json.dumps(line | {"machine": "another"}) + "\n" for line in lines))
+    monkeypatch.setattr(study, "ONLY", "")
+    for elsewhere, there in ((True, 2), (False, 3), (False, 3)):  # the base alone is trained here too, once
+        monkeypatch.setattr(study, "ELSEWHERE", elsewhere)
+        study.main()
+        assert len(results.lines_of(path.name, path.parent)) == there
+    assert [line["setting"] for line in results.lines_of(path.name, path.parent)][2] == ""
     with checkpoints.lock(toy / "study-one" / "segnet_dsc"), pytest.raises(UserError, match="another run"):
         trials.validated("study-one", QUICK.split())  # and what is there stays
     assert (toy / "study-one" / "segnet_dsc").exists()
