@@ -24,9 +24,6 @@ DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/READM
 # Files in outputs/published whose lines may be on any data
 ON_DATA = ("results", "study", "pretraining", "lengths", "truth", "large_images")
 
-# Studies that have a table
-SHOWN = ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")
-
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (
     ("baseline", "all_background", "every pixel background"),
@@ -295,7 +292,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
               speed.speed, speed.machines, speed.gains, speed.stopwatch, scaling.ranks, scaling.scale, scaling.how_far,
               pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
               findings.decoders, findings.aligned, findings.shares, twin.twin)
-} | {f"study_{name}": functools.partial(study_table, name) for name in SHOWN}  # fmt: skip
+} | {
+    f"study_{name}": functools.partial(study_table, name)
+    for name in ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")
+}  # fmt: skip
 
 if __name__ == "__main__":
     settings.run(main)
