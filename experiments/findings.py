@@ -217,13 +217,14 @@ def muon() -> str:
     ours, record = (entries(128, (group,))["segnet"] for group in ("muon", "record"))
     separable, separable_record = (entries(128, (group,))["segnet_dsc"] for group in ("muon", "record"))
     beside_dice = study_change("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
+    short, of_segnet = (study_change(study, MUON, "mean_iou") for study in ("short", "rates"))
     return (
         f"SegNet's {ours['epochs']} epochs with {how(ours)} are {paired(ours, record, 'mean_iou')} of mean IoU over "
         f"{record['epochs']} with {how(record)}, stronger zoom and rotation; the separable network's differ from such "
         f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}"
-        f"{across(separable, separable_record)}. On the validation tenth, "
-        f"with nothing else changed, Muon brings the separable network {beside_dice} (64 px, 24 epochs), "
-        f"and SegNet {study_change('rates', MUON, 'mean_iou')} (as the short runs)."
+        f"{across(separable, separable_record)}. On the validation tenth, with nothing else changed, Muon brings the "
+        f"separable network {short} and SegNet {of_segnet} in short runs"
+        + (f", the separable network {beside_dice} in 24 epochs with Dice." if beside_dice != "-" else ".")
     )
 
 

@@ -104,7 +104,7 @@ def test_what_muon_brings_is_paired_by_seed(monkeypatch):
     lines = [
         {"study": study, "setting": setting, "seed": seed, "base": "", "version": results.VERSION, "machine": "one",
          "validation_mean_iou": by_seed[seed] + 0.01 * settings.index(setting)}
-        for study in ("moved", "rates") for setting in settings for seed in by_seed
+        for study in ("moved", "rates", "short") for setting in settings for seed in by_seed
     ]  # fmt: skip
     elsewhere = [line | {"machine": "other", "validation_mean_iou": 0.9} for line in lines if line["seed"] != 2]
     lines += [line for line in elsewhere if line["setting"] != "OPTIMIZER=muon"]
@@ -114,8 +114,8 @@ def test_what_muon_brings_is_paired_by_seed(monkeypatch):
         said = tables.findings.muon()
         assert "are +0.0500 ± 0.0000 (n=3) of mean IoU over 100 with AdamW" in said
         assert "differ from such 100 by +0.0500 ± 0.0000 (n=3)" in said
-        assert "brings the separable network +0.0100 ± 0.0000 (n=3) (" in said
-        assert "and SegNet -0.0100 ± 0.0000 (n=3) (" in said
+        assert "brings the separable network -0.0100 ± 0.0000 (n=3) and SegNet -0.0100 ± 0.0000 (n=3) in" in said
+        assert "the separable network +0.0100 ± 0.0000 (n=3) in 24 epochs with Dice." in said
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():
