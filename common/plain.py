@@ -60,7 +60,7 @@ class Reader(pickle._Unpickler):  # Python's own: pickle.Unpickler asks for memo
             raise self.error(f"it holds a record {key[:60]}")
         if self.records is not None:
             there, wanted = self.records[f"data/{key}"], numbers * getattr(torch, storage)._dtype.itemsize
-            if wanted > there:
+            if not 0 <= wanted <= there:
                 raise self.error(f"it has {there} bytes where it says {wanted}")
 
     def error(self, what: str) -> UserError:

@@ -107,6 +107,7 @@ def test_records_are_as_large_as_they_look(tmp_path):
 
     refused("weights.pt is compressed", packed=zipfile.ZIP_DEFLATED)
     refused("400000 bytes where it says 400004", **said(("0", 100_001)))
+    refused("400000 bytes where it says -4", **said(("0", -1)))
     refused("it holds a record a", **said(("a", 10), ("A", 10)), name=lambda name: name.replace("data/0", "data/a"))
     torch.save({"weights": Call(bytearray, 10**12)}, path)
     rewritten(path, name=lambda name: name.replace("data.pkl", "DATA.PKL"))  # torch finds it all the same
