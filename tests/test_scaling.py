@@ -13,7 +13,8 @@ from experiments import ranks, scale, scaling
 def outputs(tmp_path, monkeypatch):
     for name, value in (("DATASET", "toy"), ("DATA_ROOT", "."), ("OUTPUTS", str(tmp_path)), ("IMAGE_SIZE", 32)):
         monkeypatch.setattr(pets, name, value)
-    monkeypatch.setattr(scaling, "json_of", lambda name: results.json_of(name, pets.published_folder()))
+    published = pets.published_folder()
+    monkeypatch.setattr(scaling, "json_of", lambda name: results.json_of(name, published))
     return tmp_path / "toy"
 
 
