@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from common.pooling import max_pool, max_unpool
 from common.settings import UserError
+from common.winograd import Conv2d
 
 # Channels before, between and after the convolutions of each stage, the finest stage first. At 128 px the stages work
 # on maps of 128, 64, 32, 16 (and 8) px a side; the bottleneck has half of the last. The decoder runs from the last
@@ -83,7 +84,7 @@ class ImageSegmentation(nn.Module):
     small to be pooled so often.
     """
 
-    conv: type[nn.Module] = nn.Conv2d
+    conv: type[nn.Module] = Conv2d  # torch's, but for how it trains in float32
     maps_joined = 1  # at each stage of the decoder: the one from below
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:

@@ -1,11 +1,13 @@
 """Does the fast step learn the same? One epoch by the original's step and by ours, from the same seed.
 
     python -m experiments.agreement DATA_ROOT=/data         20 minutes; writes outputs/published/agreement.json
+    python -m experiments.agreement NETWORK=segnet TRAIN_SHARE=0.3333 SEEDS=0,1,2,3,4      agreement_segnet.json
 
-All train the separable network at 64 px with the same images, flips and jitter in the same order, at the
+All train a network at 64 px with the same images, flips and jitter in the same order, at the
 original's batch size and rate, and are judged on the validation tenth, in float32. The original's step: float32,
-contiguous maps, built-in pooling. Ours in float32 is the same arithmetic summed in another order: by how much it
-differs from the original's is by how much an epoch magnifies rounding, and no step can agree better than that.
+contiguous maps, built-in pooling and convolutions. Ours in float32 is the same arithmetic in another order, SegNet's by
+common/winograd.py: by how much it differs from the original's is by how much an epoch magnifies rounding, and no step
+can agree better than that.
 """
 
 import json
@@ -21,6 +23,8 @@ from dataset.cache import Split
 from experiments.original import OriginalSegmentation
 from segnet import NETWORKS
 
+NETWORK = "segnet_dsc"
+TRAIN_SHARE = 1.0  # of the images that are not for validation
 SEEDS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
 SIZE = 64  # px a side
 BATCH_SIZE = 16  # images per step, the original's
@@ -32,15 +36,17 @@ WAYS = ("original", "ours_float32", "ours")
 def main() -> None:
     train.OPTIMIZER = "adamw"  # Muon's products are rounded in bfloat16 too: that is another question
     machine.set_up(THREADS)
-    train_set, validation_set = divide(pets.load("trainval", SIZE), 0.1, 1.0)
+    train_set, validation_set = divide(pets.load("trainval", SIZE), 0.1, TRAIN_SHARE)
     accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in SEEDS:
         for way, found in accuracies.items():
             found.append(train_once(way, seed, train_set, validation_set, BATCH_SIZE, LEARNING_RATE))
             print(f"seed {seed}, {way}: validation pixel accuracy {found[-1]:.4f}", flush=True)
-    result = {"validation_pixel_accuracy": accuracies, "version": results.VERSION, "data": pets.data_name(),
-              "size": SIZE, "seeds": SEEDS, **machine.about()}  # fmt: skip
-    results.write_json(pets.published_folder() / "agreement.json", result)
+    result = {"network": NETWORK, "validation_pixel_accuracy": accuracies, "version": results.VERSION,
+              "data": pets.data_name(), "size": SIZE, "train_images": len(train_set.rows), "seeds": SEEDS,
+              **machine.about()}  # fmt: skip
+    name = "agreement.json" if NETWORK == "segnet_dsc" else f"agreement_{NETWORK}.json"
+    results.write_json(pets.published_folder() / name, result)
     print(json.dumps(result, indent=1))
 
 
@@ -49,7 +55,7 @@ def train_once(
 ) -> float:
     """Pixel accuracy on the validation part after one epoch of cross-entropy; way: one of WAYS."""
     torch.manual_seed(seed)
-    network = NETWORKS["segnet_dsc"]()
+    network = NETWORKS[NETWORK]()
     network = OriginalSegmentation(network) if way == "original" else network.to(memory_format=torch.channels_last)
     network.to(machine.device()).train()
     optimizer = train.make_optimizer(network)

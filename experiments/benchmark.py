@@ -31,7 +31,7 @@ from common.settings import UserError
 from dataset import cache
 from experiments import charts
 from experiments.original import OriginalSegmentation
-from experiments.ways import TWIN, Job, take_turns
+from experiments.ways import TORCHS, TWIN, Job, take_turns
 from segnet import SEGNETS, ImageSegmentation, UNet
 
 # What is measured
@@ -41,7 +41,7 @@ SHARES = (0.5, 0.625, 0.75, 1.0)  # of IMAGE_SIZE: where the recipes train that 
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
-PARTS = ("steps", "tried", "twin", "data", "start")  # each is written when done; tables want all but "tried"
+PARTS = ("steps", "tried", "convolutions", "twin", "data", "start")  # each is written when done
 
 
 def main() -> None:
@@ -89,6 +89,12 @@ def tried() -> dict[str, object]:
     }
 
 
+def convolutions() -> dict[str, object]:
+    """SegNet's training step in float32, by common/winograd.py or not: ms per image and peak memory in MiB."""
+    ms, memory = timed("train", "segnet", ("ours_float32", TORCHS))
+    return {"convolutions": {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}}
+
+
 def twin() -> dict[str, object]:
     """Milliseconds per image and peak memory in MiB, of SegNet ("ours") and of its U-Net twin ("unet")."""
     found: dict[str, dict] = {}
@@ -123,7 +129,7 @@ def starting() -> dict[str, object]:
     return {"start_to_first_step_seconds": statistics.median(start_to_first_step() for _ in range(3))}
 
 
-MEASURES = {"steps": steps, "tried": tried, "twin": twin, "data": data, "start": starting}
+MEASURES = {"steps": steps, "tried": tried, "convolutions": convolutions, "twin": twin, "data": data, "start": starting}
 
 
 def timed(kind: str, network: str, ways: tuple[str, ...]) -> tuple[dict[str, float], dict[str, int]]:

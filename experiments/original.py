@@ -8,16 +8,18 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.datasets import OxfordIIITPet
 
+from common.winograd import use_torchs
 from segnet import ImageSegmentation
 
 
 class OriginalSegmentation(nn.Module):
-    """A network with built-in pooling, whose indices take 8 bytes a window, and ReLUs that make new maps."""
+    """A network with built-in pooling (indices of 8 bytes) and convolutions, and ReLUs that make new maps."""
 
     def __init__(self, network: ImageSegmentation) -> None:
         super().__init__()
         self.network = network
         network.down, network.up = builtin_down, builtin_up
+        use_torchs(network)
         for module in network.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False

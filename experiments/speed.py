@@ -127,6 +127,19 @@ def reached(name: str, ours: list[Row], originals: list[Row]) -> str:
     return f"{mine} against {wanted}: {good} of {len(ours)}"
 
 
+def convolutions() -> list[str]:
+    """SegNet's step in float32 by common/winograd.py and by torch's convolutions."""
+    cells = []
+    for entry in entries():
+        if ways := entry.get("convolutions"):
+            ours, torchs = ways["ours_float32"], ways["torchs_float32"]
+            cells.append((entry["machine"], f"{torchs['ms']:.0f}", f"{ours['ms']:.0f}",
+                          f"{torchs['ms'] / ours['ms']:.2f}x", f"{torchs['peak_mib']:,}", f"{ours['peak_mib']:,}",
+                          entry["measured"]["convolutions"]["commit"][:7]))  # fmt: skip
+    header = ("machine", "torch's, ms per image", "ours", "gain", "torch's, MiB", "ours", "commit")
+    return markdown(header, cells)
+
+
 def speed() -> list[str]:
     """All that the benchmark measured on the first of its machines."""
     result = entries()[0]

@@ -209,9 +209,9 @@ def study_table(study: str) -> list[str]:
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 
-def agreement() -> list[str]:
+def agreement(name: str) -> list[str]:
     """Pixel accuracy by seed and way; in brackets, and on the last line, the difference from the original's."""
-    result = json_of("agreement.json")
+    result = json_of(f"{name}.json")
     if not result:
         return ["Not measured yet."]
     by_way = result["validation_pixel_accuracy"]
@@ -288,14 +288,14 @@ def onnx() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, agreement, memory, large_images, onnx, kills, answers,
-              speed.speed, speed.machines, speed.gains, speed.stopwatch, scaling.ranks, scaling.scale, scaling.how_far,
-              pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
-              findings.decoders, findings.aligned, findings.shares, twin.twin)
+    for f in (summary, first_run, card, breeds, results, sizes, memory, large_images, onnx, kills, answers, speed.speed,
+              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, scaling.ranks, scaling.scale,
+              scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths,
+              findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {
     f"study_{name}": functools.partial(study_table, name)
     for name in ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")
-}  # fmt: skip
+} | {name: functools.partial(agreement, name) for name in ("agreement", "agreement_segnet")}  # fmt: skip
 
 if __name__ == "__main__":
     settings.run(main)

@@ -13,11 +13,14 @@ import fetch_oxford_iiit_pets as pets
 import train
 from common import machine
 from common.recorded import WARM_UP, Recorded, can_record
+from common.winograd import use_torchs
 from dataset.batches import all_of, batches
 from experiments.original import OriginalPets, OriginalSegmentation
 from segnet import NETWORKS, SEGNETS
 
 TWIN = "unet"  # a way: the same widths and the same step, but whole maps are handed to the decoder
+TORCHS = "torchs_float32"  # a way: ours in float32, but by torch's own convolutions
+IN_FLOAT32 = ("original", "ours_float32", TORCHS)
 
 
 class Job(NamedTuple):
@@ -79,9 +82,11 @@ def prepared(job: Job, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Tensor
         net = OriginalSegmentation(SEGNETS[job.network](head="original"))
     else:
         net = NETWORKS[job.network.replace("segnet", TWIN) if way == TWIN else job.network]()
+    if way == TORCHS:
+        use_torchs(net)
     images = torch.rand(job.batch_size, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (job.batch_size, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
-    dtype = machine.precision("float32" if way in ("original", "ours_float32") else "auto")
+    dtype = machine.precision("float32" if way in IN_FLOAT32 else "auto")
     device = machine.device()
     return net.to(device, memory_format=layout), dtype, images.to(device, memory_format=layout), trimaps.to(device)
 

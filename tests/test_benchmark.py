@@ -21,7 +21,7 @@ class Orders(list):
         assert answer > 0  # seconds of a turn, and at the end MiB
 
 
-@pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN])
+@pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN, ways.TORCHS])
 def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
     """It is a new process: of the command line it knows what its job says. What is float32 is so in Muon too."""
     seen, step = [], train.train_step
@@ -49,7 +49,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
         "REPEATS=1",
         "BATCH_SIZE=4",
         "IMAGES=32",
-        "PARTS=steps,twin,data,start",
+        "PARTS=steps,convolutions,twin,data,start",
     )
     folder = tmp_path / "toy" / "published"
     (result,) = json.loads((folder / "benchmark.json").read_text())
@@ -59,12 +59,13 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
             assert result["peak_memory_mib"]["train"][network]["ours"] > 100
             twin = result["unet_twin"]["train" if key == "train_step_ms" else "infer"][network]
             assert all(twin[way]["ms"] > 0 and twin[way]["peak_mib"] > 100 for way in ("ours", "unet"))
+    assert result["convolutions"].keys() == {"ours_float32", "torchs_float32"}
     kept = result["kept_bytes_per_image"]
     windows = sum(channels * (32 // 2**i) ** 2 for i, channels in enumerate((64, 128, 256, 512), start=1))
     assert kept == {"segnet_builtin": 8 * windows, "segnet": windows // 4, "unet": 4 * 4 * windows}
     assert result["data_images_per_second"]["ours"] > result["data_images_per_second"]["original"]
     assert result["start_to_first_step_seconds"] > 0
-    assert list(result["measured"]) == ["steps", "twin", "data", "start"]
+    assert list(result["measured"]) == ["steps", "convolutions", "twin", "data", "start"]
     assert list(result["decode_seconds"]) == ["16", "20", "24", "32"]
     assert all(seconds > 0 for seconds in result["decode_seconds"].values())
     assert abs(result["step_gflop_per_image"]["segnet"] - 54.7 / 16) < 0.02  # counted elsewhere at 128 px: 54.7

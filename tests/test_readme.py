@@ -157,7 +157,7 @@ def test_published_rows_are_whole(row):
         assert row["commit"] and row["command"] and row["machine"] and row["train_seconds"] > 0
 
 
-@pytest.mark.parametrize("name", ["benchmark.json", "agreement.json"])
+@pytest.mark.parametrize("name", ["benchmark.json", "agreement.json", "agreement_segnet.json"])
 def test_measurements_name_machine_commit_and_command(name):
     measured = json.loads((results.PUBLISHED / name).read_text())
     for entry in measured if isinstance(measured, list) else [measured]:
