@@ -9,7 +9,7 @@ from common.settings import UserError
 
 PUBLISHED = REPOSITORY / "outputs" / "published"  # what git keeps
 
-VERSION = 2  # raised by hand whenever the same constants would give other results; rows of two versions never mix
+VERSION = 2  # raised by hand when the same constants give other results, but for rounding; versions never mix
 
 Row = dict  # a line of results.jsonl, or of another file of JSON lines
 

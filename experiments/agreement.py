@@ -5,9 +5,9 @@
 
 All train a network at 64 px with the same images, flips and jitter in the same order, at the
 original's batch size and rate, and are judged on the validation tenth, in float32. The original's step: float32,
-contiguous maps, built-in pooling and convolutions. Ours in float32 is the same arithmetic in another order, SegNet's by
-common/winograd.py: by how much it differs from the original's is by how much an epoch magnifies rounding, and no step
-can agree better than that.
+contiguous maps, built-in pooling and convolutions. Ours in float32 is the same arithmetic summed in another order, but
+for SegNet's convolutions (common/winograd.py): by how much it differs from the original's is by how much an epoch
+magnifies rounding, and hardly a step can agree better than that.
 """
 
 import json
@@ -35,6 +35,7 @@ WAYS = ("original", "ours_float32", "ours")
 
 def main() -> None:
     train.OPTIMIZER = "adamw"  # Muon's products are rounded in bfloat16 too: that is another question
+    settings.check(globals(), {"NETWORK": tuple(NETWORKS)}, {"TRAIN_SHARE": (1e-6, 1)})
     machine.set_up(THREADS)
     train_set, validation_set = divide(pets.load("trainval", SIZE), 0.1, TRAIN_SHARE)
     accuracies: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -7,6 +7,7 @@ import torch
 
 import fetch_oxford_iiit_pets as pets
 import train
+from common.winograd import Conv2d
 from dataset.batches import divide
 from experiments import agreement, benchmark, speed, tasks, ways
 
@@ -29,13 +30,15 @@ def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
     def watched(network, optimizer, images, trimaps, loss, dtype):
         seen.append(images.shape)
         assert getattr(optimizer, "dtype", torch.float32) == dtype
+        kinds = {module.plain for module in network.modules() if isinstance(module, Conv2d)}
+        assert kinds == {way in ("original", ways.TORCHS)}  # whose convolutions are torch's
         return step(network, optimizer, images, trimaps, loss, dtype)
 
     monkeypatch.setattr(train, "train_step", watched)
     monkeypatch.setattr(train, "PRECISION", train.PRECISION)  # put back after the test
     for name in ("DATASET", "IMAGE_SIZE"):
         monkeypatch.setattr(pets, name, getattr(pets, name))  # put back after the test
-    job = ways.Job("train", "segnet_dsc", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32})
+    job = ways.Job("train", "segnet", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32})
     ways.work(job, way, Orders(["go", "stop"]))
     assert {tuple(shape) for shape in seen} == {(4, 3, 32, 32)}
 
@@ -65,7 +68,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
     assert kept == {"segnet_builtin": 8 * windows, "segnet": windows // 4, "unet": 4 * 4 * windows}
     assert result["data_images_per_second"]["ours"] > result["data_images_per_second"]["original"]
     assert result["start_to_first_step_seconds"] > 0
-    assert list(result["measured"]) == ["steps", "convolutions", "twin", "data", "start"]
+    assert list(result["measured"]) == ["steps", "twin", "data", "start", "convolutions"]
     assert list(result["decode_seconds"]) == ["16", "20", "24", "32"]
     assert all(seconds > 0 for seconds in result["decode_seconds"].values())
     assert abs(result["step_gflop_per_image"]["segnet"] - 54.7 / 16) < 0.02  # counted elsewhere at 128 px: 54.7

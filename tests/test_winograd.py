@@ -1,19 +1,31 @@
-"""Convolutions with fewer multiplications against torch's, in float64."""
+"""Winograd's convolutions against torch's, in float64."""
+
+import copy
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from common import winograd
-from common.winograd import Conv2d
+from common.winograd import Conv2d, use_torchs
 from segnet import ImageSegmentation, ImageSegmentationDSC
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-on_x86 = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="only x86 has MKL")
+on_x86 = pytest.mark.skipif(not winograd.HAS_MKL, reason="only x86 has MKL")
 
 
 def largest_error(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The weights of Winograd's convolutions, in the order in which they are computed."""
+    found, convolution = [], winograd._Convolution.apply
+    monkeypatch.setattr(
+        winograd._Convolution, "apply", lambda x, weight: found.append(weight) or convolution(x, weight)
+    )
+    return found
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -34,58 +46,53 @@ def test_values_and_gradients_are_torchs(size, layout):
         assert largest_error(own, other) < 1e-5
 
 
-def test_what_needs_no_gradient_gets_none():
+def test_no_gradient_is_computed_that_nothing_needs(monkeypatch):
     x, weight = torch.randn(1, 2, 5, 5), torch.randn(2, 2, 3, 3, requires_grad=True)
+    computed, from_tiles = [], winograd.from_tiles
+    monkeypatch.setattr(winograd, "from_tiles", lambda *args: computed.append(1) or from_tiles(*args))
     winograd._Convolution.apply(x, weight).sum().backward()
-    assert x.grad is None
-    assert weight.grad.shape == weight.shape
+    assert not computed
+    winograd._Convolution.apply(x.requires_grad_(), weight).sum().backward()
+    assert len(computed) == 1
 
 
 @on_x86
 @pytest.mark.parametrize(("network", "narrow"), [(ImageSegmentation, 6), (ImageSegmentationDSC, 0)])
-def test_where_a_network_uses_them(network, narrow, monkeypatch):
-    """In training, in float32, on a CPU; and nowhere else."""
+def test_a_network_uses_them_in_training_in_float32_on_a_cpu(network, narrow, used):
     torch.manual_seed(0)
-    seen = []
-    ours = winograd._Convolution.apply
-
-    def watched(x, weight):
-        seen.append(weight.shape[:2])
-        return ours(x, weight)
-
-    monkeypatch.setattr(winograd._Convolution, "apply", watched)
-    net = network().train()
+    net = network()
     convolutions = [module for module in net.modules() if isinstance(module, Conv2d)]
-    deep = [m for m in convolutions if min(m.in_channels, m.out_channels) >= winograd.CHANNELS]
+    wide = [m.weight for m in convolutions if min(m.in_channels, m.out_channels) >= winograd.CHANNELS]
+    assert len(convolutions) - len(wide) == narrow
     x = torch.rand(16, 3, 64, 64)  # at the coarsest stage 16 maps of 8x8
     net(x)
-    assert len(seen) == len(deep)
-    assert len(convolutions) - len(deep) == narrow
-    seen.clear()
+    assert {id(weight) for weight in used} == {id(weight) for weight in wide}
+    used.clear()
     net(x[:1])  # too few pixels at the coarser stages
-    assert len(seen) < len(deep) or not deep
-    seen.clear()
+    assert len(used) < len(wide) or not wide
+    used.clear()
+
     with torch.no_grad():
         net(x)
     with torch.autocast("cpu", torch.bfloat16):
         net(x)
-    for module in convolutions:
-        module.plain = True
+    copy.deepcopy(net).requires_grad_(False)(x)
+    copy.deepcopy(net).eval()(x)
+    copy.deepcopy(net).double()(x.double())
+    use_torchs(net)
     net(x)
-    net.requires_grad_(False)(x)
-    assert not seen
+    assert not used
 
 
 @on_x86
 def test_a_training_steps_gradients_are_those_of_float64():
-    """Nearly as near as with torch's convolutions: maxima that almost tie fall either way in float32."""
+    """Within ten times torch's own error: maxima that almost tie fall either way in float32. (bfloat16: 25 times.)"""
 
     def gradients(dtype, plain):
         torch.manual_seed(0)
         net = ImageSegmentation().to(dtype, memory_format=torch.channels_last)
-        for module in net.modules():
-            if isinstance(module, Conv2d):
-                module.plain = plain
+        if plain:
+            use_torchs(net)
         images, trimaps = torch.rand(12, 3, 80, 80).to(dtype), torch.randint(0, 3, (12, 80, 80))  # 10x10, the coarsest
         F.cross_entropy(net(images), trimaps).backward()
         return torch.cat([p.grad.flatten().double() for p in net.parameters()])
@@ -95,13 +102,41 @@ def test_a_training_steps_gradients_are_those_of_float64():
     assert 0 < torchs < ours < 10 * torchs, (torchs, ours)
 
 
-def test_other_shapes_stay_torchs():
+OTHERS = [{"bias": True}, {"kernel_size": 5}, {"padding": 0}, {"stride": 2}, {"dilation": 2}, {"groups": 2},
+          {"padding_mode": "reflect"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", OTHERS, ids=lambda changed: next(iter(changed)))
+def test_other_convolutions_are_torchs(changed, used):
+    settings = {"kernel_size": 3, "padding": 1, "bias": False} | changed
+    ours, theirs = Conv2d(128, 128, **settings), torch.nn.Conv2d(128, 128, **settings)
+    theirs.load_state_dict(ours.state_dict())
     x = torch.rand(1, 128, 40, 40)
-    for changed in ({"bias": True}, {"kernel_size": 5}, {"padding": 0}, {"stride": 2}, {"dilation": 2}, {"groups": 2}):
-        settings = {"kernel_size": 3, "padding": 1, "bias": False} | changed
-        convolution = Conv2d(128, 128, **settings)
-        assert not convolution.is_faster(x)
-        expected = F.conv2d(x, convolution.weight, convolution.bias, convolution.stride, convolution.padding,
-                            convolution.dilation, convolution.groups)  # fmt: skip
-        assert torch.equal(convolution(x), expected)
-    assert Conv2d(128, 128, 3, padding=1, bias=False).is_faster(x) == torch.backends.mkl.is_available()
+    assert torch.equal(ours(x), theirs(x))
+    assert not used
+    Conv2d(128, 128, 3, padding=1, bias=False)(x)
+    assert len(used) == winograd.HAS_MKL
+
+
+def test_other_inputs_are_taken_and_refused_as_torch_does():
+    ours = Conv2d(128, 128, 3, padding=1, bias=False)
+    theirs = torch.nn.Conv2d(128, 128, 3, padding=1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    one = torch.rand(128, 40, 40)
+    assert torch.equal(ours(one), theirs(one))
+    for wrong in (torch.rand(1, 64, 40, 40), torch.rand(1, 128, 40, 40).double()):
+        with pytest.raises(RuntimeError) as told:
+            theirs(wrong)
+        with pytest.raises(RuntimeError, match="^" + str(told.value)[:30]):
+            ours(wrong)
+
+
+@on_x86
+def test_compiled_and_exported_in_one_piece():
+    """torch.compile needs no break for them; torch.export gets torch's own."""
+    convolution = Conv2d(128, 128, 3, padding=1, bias=False)
+    x = torch.rand(1, 128, 40, 40)
+    torch.testing.assert_close(torch.compile(convolution, fullgraph=True, backend="eager")(x), convolution(x))
+    exported = torch.export.export(convolution.eval(), (x,))
+    called = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == ["aten.conv2d.default"]
