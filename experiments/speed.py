@@ -9,7 +9,8 @@ from experiments.findings import OPTIMIZERS, seeds_of
 from experiments.tasks import FULL
 from experiments.twin import earlier
 
-RECIPES = ("sprint-18", "sprint-35", "sprint-muon", "sprint-larger")  # runs of tasks.py that are timed
+# Runs of tasks.py that are timed
+RECIPES = ("sprint-18", "sprint-35", "sprint-18-float32", "sprint-muon", "sprint-larger", "sprint-larger-float32")
 TARGETS = ("pixel_accuracy", "mean_iou", "custom_iou")  # that the stopwatch waits for
 OLD = "iou_old_torchmetrics"  # as the original counted IoU
 SCORES = (*TARGETS, "iou", OLD)  # neither sees false pets

@@ -53,6 +53,9 @@ FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, 
     ("clock", "sprint-larger", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0"),
     ("clock", "sprint-18", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18"),
     ("clock", "sprint-35", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.35"),
+    # the two for machines without fast bfloat16
+    ("clock", "sprint-18-float32", "segnet", "EPOCHS=1,3 SIZES=0.5,1 JITTER=0.0 TRAIN_SHARE=0.18 PRECISION=float32"),
+    ("clock", "sprint-larger-float32", "segnet_dsc", "EPOCHS=1,4 SIZES=0.5,0.625,1 JITTER=0.0 PRECISION=float32"),
 )
 PICTURED = ("record100", "lite2", "lite2-256")  # whose weights are published: seed 0 is tested by breed, with pictures
 IGNORED = {"THREADS", "DATASET"}  # constants that a row may have had otherwise
