@@ -155,7 +155,8 @@ def speed() -> list[str]:
 
 
 def commits_of(entry: dict) -> list[str]:
-    parts = entry.get("measured", {}).values()  # of earlier entries all were measured at once
+    """Of what `speed` tells: the other parts have tables of their own. Earlier entries were measured at once."""
+    parts = [part for name, part in entry.get("measured", {}).items() if name not in ("twin", "convolutions")]
     return list(dict.fromkeys(commit[:7] for commit in (entry["commit"], *(part["commit"] for part in parts))))
 
 
