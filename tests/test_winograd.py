@@ -86,7 +86,10 @@ def test_a_network_uses_them_in_training_in_float32_on_a_cpu(network, narrow, us
 
 @on_x86
 def test_a_training_steps_gradients_are_those_of_float64():
-    """Within ten times torch's own error: maxima that almost tie fall either way in float32. (bfloat16: 25 times.)"""
+    """Nearly as much as torch's in float32, where maxima that almost tie fall either way: 3 to 8 % off, by chance.
+
+    bfloat16 is 88 % off.
+    """
 
     def gradients(dtype, plain):
         torch.manual_seed(0)
@@ -99,7 +102,8 @@ def test_a_training_steps_gradients_are_those_of_float64():
 
     exact = gradients(torch.float64, plain=True)
     torchs, ours = (float((gradients(torch.float32, plain) - exact).norm() / exact.norm()) for plain in (True, False))
-    assert 0 < torchs < ours < 10 * torchs, (torchs, ours)
+    assert 0 < ours != torchs, "Winograd's were not used"
+    assert ours < 5 * torchs, (torchs, ours)
 
 
 OTHERS = [{"bias": True}, {"kernel_size": 5}, {"padding": 0}, {"stride": 2}, {"dilation": 2}, {"groups": 2},
