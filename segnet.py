@@ -75,16 +75,16 @@ class ImageSegmentation(nn.Module):
     """SegNet: images (B, 3, H, W) in [0, 1] -> logits (B, 3, H, W) of pet, background and border.
 
     kernel_size: odd; of all convolutions.
-    head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as in the notebook that this
-        benchmark comes from, so that a logit is never negative.
-    stages: 4, or 5 as in the paper. The fifth is off: of 128 px its convolutions see maps of 8x8, and the
-        network learns less with it (README, "Findings").
+    head: "linear" ends in a convolution with bias; "original" ends in BatchNorm and ReLU, as in the original
+        notebook, so that a logit is never negative.
+    stages: 4, or 5 as in the paper. The fifth is off: its convolutions see maps of 8x8 where images have 128 px, and
+        results are worse with it (README, "Findings").
 
-    Raises UserError for another head, an even kernel, other stages, and in `forward` for a map that is too
-    small to be pooled so often.
+    Raises UserError for another head, other stages, a kernel that is even or larger than 127, and in `forward` for a
+    map that is too small to be pooled so often.
     """
 
-    conv: type[nn.Module] = Conv2d  # torch's, but for how it trains in float32
+    conv: type[nn.Module] = Conv2d  # nn.Conv2d, but for how CPUs without bfloat16 train: common/winograd.py
     maps_joined = 1  # at each stage of the decoder: the one from below
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:

@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -137,9 +138,13 @@ def bfloat16_pays() -> bool:
     """
     if module := accelerator():
         return hasattr(module, "is_bf16_supported") and module.is_bf16_supported(False)  # without emulation
+    return processor_has_bfloat16()
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether convolutions on the CPU take bfloat16 by AMX or AVX-512; ONEDNN_MAX_CPU_ISA may hold them to less."""
     has = torch.cpu.get_capabilities()
-    # The second question heeds ONEDNN_MAX_CPU_ISA, by which convolutions may be held to less than the processor has.
-    return (has.get("amx_bf16") or has.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @functools.cache
@@ -173,13 +178,22 @@ def name() -> str:
     if hasattr(module, "get_device_name"):
         return module.get_device_name()
     info = Path("/proc/cpuinfo")
-    models = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    processor = models[0] if models else platform.processor() or platform.machine()
-    return f"{processor}{f', {device().type}' if module else vectors()}, {os.cpu_count()} cores"
+    found = processor(info.read_text() if info.exists() else "") or platform.processor() or platform.machine()
+    return f"{found}{f', {device().type}' if module else vectors()}, {os.cpu_count()} cores"
+
+
+def processor(info: str) -> str:
+    """The first processor that /proc/cpuinfo names; "" if none.
+
+    With its family and model where the name has no number, as on rented machines: of one name one may be twice as fast
+    as another.
+    """
+    pairs = (line.partition(":") for line in reversed(info.splitlines()))
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    found = fields.get("model name", "")
+    if found and "cpu family" in fields and not re.search(r"\d", found):
+        found += f" (family {fields['cpu family']}, model {fields['model']})"
+    return found
 
 
 def vectors() -> str:

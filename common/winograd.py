@@ -1,4 +1,4 @@
-"""Winograd's convolutions: 3x3, with a quarter of the multiplications, to train in float32 on a CPU.
+"""Winograd's convolutions: 3x3, with a quarter of the multiplications, to train on a CPU without bfloat16.
 
 After Lavin and Gray 2016 (https://arxiv.org/abs/1509.09308), section 4.3, F(4x4, 3x3). The map is cut into tiles of 6x6
 px that overlap by two, each of which gives a block of 4x4 px of the result. Tile and kernel are brought into another
@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from common import machine
+
 TILE, STEP = 6, 4  # px a side: of a tile, and of the block that it gives
 # With fewer channels, or fewer pixels in the whole batch, the changes of basis take longer than they save, or take
-# more memory than that is worth: measured for each layer of SegNet on two AMD cores, held to AVX2 and with AVX-512.
+# more memory than that is worth: measured for each layer of SegNet on two AMD cores, held to AVX2.
 CHANNELS, PIXELS = 128, 1024
-HAS_MKL = torch.backends.mkl.is_available()  # on x86; other processors, where none was measured, keep torch's
+# MKL is x86's; elsewhere nothing was measured. Processors with bfloat16 train in that, and where they are asked for
+# float32, torch's convolutions use AVX-512 in full on some of them, which MKL's products do not on AMD.
+PAYS = torch.backends.mkl.is_available() and not machine.processor_has_bfloat16()
 
 # For one side of a tile, of a kernel, and of a block: the paper's Bᵀ, G and Aᵀ
 OF_TILE = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
@@ -38,7 +42,7 @@ FROM_TILE, FROM_KERNEL, TO_BLOCK = map(of_square, (OF_TILE, OF_KERNEL, OF_BLOCK)
 
 
 class Conv2d(nn.Conv2d):
-    """torch's, but for a step of training in float32 on a CPU, which takes Winograd's where they are faster."""
+    """torch's, but for a step of training in float32 on a CPU without bfloat16, which takes Winograd's if faster."""
 
     plain = False  # True: always torch's
 
@@ -47,7 +51,7 @@ class Conv2d(nn.Conv2d):
 
     def is_faster(self, x: Tensor) -> bool:
         trains = self.training and torch.is_grad_enabled() and self.weight.requires_grad and not self.plain
-        if not (trains and HAS_MKL and x.device.type == "cpu") or torch.is_autocast_enabled("cpu"):
+        if not (trains and PAYS and x.device.type == "cpu") or torch.is_autocast_enabled("cpu"):
             return False
         three = self.kernel_size == (3, 3) and self.padding == (1, 1) and self.padding_mode == "zeros"
         three = three and self.stride == self.dilation == (1, 1) and self.groups == 1 and self.bias is None

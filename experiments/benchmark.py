@@ -28,6 +28,7 @@ from common import machine, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import REPOSITORY
 from common.settings import UserError
+from common.winograd import PAYS
 from dataset import cache
 from experiments import charts
 from experiments.original import OriginalSegmentation
@@ -90,7 +91,9 @@ def tried() -> dict[str, object]:
 
 
 def convolutions() -> dict[str, object]:
-    """SegNet's training step in float32, by common/winograd.py or not: ms per image and peak memory in MiB."""
+    """SegNet's training step by common/winograd.py or not: ms per image and peak memory in MiB; {} where not used."""
+    if not PAYS:
+        return {}
     ms, memory = timed("train", "segnet", ("ours_float32", TORCHS))
     return {"convolutions": {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}}
 

@@ -67,6 +67,15 @@ def test_an_accelerator_is_taken_for_what_it_says_it_can(monkeypatch, kind, caps
     assert machine.peak_memory_mib() == 3
 
 
+def test_a_processor_whose_name_has_no_number_is_told_by_its_family():
+    info = "processor : {n}\nvendor_id : A\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: {name}\nstepping : 1\n\n"
+    named = {
+        name: machine.processor(info.format(n=0, name=name) + "model name: other\n") for name in ("EPYC", "EPYC 9354")
+    }
+    assert named == {"EPYC": "EPYC (family 25, model 17)", "EPYC 9354": "EPYC 9354"}
+    assert machine.processor("processor : 0\nBogoMIPS : 50.00\n") == machine.processor("") == ""  # ARM's have no name
+
+
 def test_an_accelerator_that_counts_no_memory(monkeypatch):
     def fails():
         raise NotImplementedError

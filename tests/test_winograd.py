@@ -1,9 +1,13 @@
 """Winograd's convolutions against torch's, in float64."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from torch.nn import functional as F
 
 from common import winograd
@@ -11,7 +15,13 @@ from common.winograd import Conv2d, use_torchs
 from segnet import ImageSegmentation, ImageSegmentationDSC
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-on_x86 = pytest.mark.skipif(not winograd.HAS_MKL, reason="only x86 has MKL")
+HAS_MKL = torch.backends.mkl.is_available()
+on_x86 = pytest.mark.skipif(not HAS_MKL, reason="only x86 has MKL")
+
+
+@pytest.fixture(autouse=True)
+def processor_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(winograd, "PAYS", HAS_MKL)
 
 
 def largest_error(found, expected):
@@ -85,6 +95,20 @@ def test_a_network_uses_them_in_training_in_float32_on_a_cpu(network, narrow, us
 
 
 @on_x86
+def test_a_processor_with_bfloat16_keeps_torchs_in_float32_too():
+    """Held to AVX2 none has it."""
+    program = "from common import machine, winograd; print(winograd.PAYS, machine.precision_name('auto'))"
+    for held, said in (
+        ({}, {"True float32\n", "False bfloat16\n"}),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, {"True float32\n"}),
+    ):
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""} | held
+        command = [sys.executable, "-c", program]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        assert result.stdout in said
+
+
+@on_x86
 def test_a_training_steps_gradients_are_those_of_float64():
     """Nearly as much as torch's in float32, where maxima that almost tie fall either way: 3 to 8 % off, by chance.
 
@@ -119,7 +143,7 @@ def test_other_convolutions_are_torchs(changed, used):
     assert torch.equal(ours(x), theirs(x))
     assert not used
     Conv2d(128, 128, 3, padding=1, bias=False)(x)
-    assert len(used) == winograd.HAS_MKL
+    assert len(used) == HAS_MKL
 
 
 def test_other_inputs_are_taken_and_refused_as_torch_does():
