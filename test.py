@@ -111,10 +111,10 @@ def weights_of(name: str) -> Path:
 
 
 def row_name() -> str:
-    """What a row calls its run: RUN, weights-NAME, or for CHECKPOINT its name, after that of its run if it has one."""
-    path = Path(CHECKPOINT)
-    of_file = f"{path.parent.parent.name}-{path.stem}" if path.stem.startswith("epoch_") else path.stem
-    name = of_file if CHECKPOINT else f"weights-{WEIGHTS}" if WEIGHTS else RUN
+    """What a row calls its run: RUN, weights-NAME, or for CHECKPOINT file-NAME, the run's before that of an epoch."""
+    path = Path(CHECKPOINT).resolve()
+    of_file = f"{path.parts[-3]}-{path.stem}" if path.stem.startswith("epoch_") and path.parts[3:] else path.stem
+    name = f"file-{of_file}" if CHECKPOINT else f"weights-{WEIGHTS}" if WEIGHTS else RUN
     return name + ("-mirror" if MIRROR else "")
 
 

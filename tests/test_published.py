@@ -60,7 +60,7 @@ def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, w
         script("train.py", *QUICK, "NETWORKS=segnet_dsc", f"RUN={run}", f"SEED={seed}")
     checkpoint = tmp_path / "toy/other/segnet_dsc/epoch_02.pt"
     script(*publish, f"CHECKPOINT={checkpoint}")
-    curves = tmp_path / "toy/published/other-epoch_02_segnet_dsc_curves.png"
+    curves = tmp_path / "toy/published/file-other-epoch_02_segnet_dsc_curves.png"
     assert curves.read_bytes() == checkpoint.with_name("curves.png").read_bytes()
     script(*publish, "RUN=default", "NETWORKS=segnet_dsc,segnet_dsc", "BASELINE=True")
     (row,) = (row for row in results.rows(tmp_path / "toy/published") if row["run"] == "default")
@@ -73,7 +73,7 @@ def test_a_published_training_has_one_row_and_its_own_curves(script, tmp_path, w
     rows = results.rows(tmp_path / "toy/published")
     assert [row["run"] for row in rows].count("baseline") == 1
     assert {row["run"]: "by_breed" in row for row in rows if row["run"] != "baseline"} == {
-        "other-epoch_02": False,
+        "file-other-epoch_02": False,
         "default": True,
         "weights-segnet_dsc_32px-mirror": True,
         "default-mirror": False,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+import test as testing
 import train
 from common import machine, settings
 from common.settings import UserError
@@ -105,6 +106,17 @@ def test_mistakes_are_one_line(script, tmp_path):
     assert "EXAMPLES is from 0 to 100" in script("test.py", *QUICK[:2], "EXAMPLES=-1", fails=True)
     checkpoint = f"CHECKPOINT={tmp_path}/toy/default/segnet_dsc/epoch_01.pt"  # says itself what it is of
     assert "row of segnet_dsc added" in script("test.py", *QUICK[:2], checkpoint, "EXAMPLES=0")
+
+
+@pytest.mark.parametrize(("file", "name"), [("epoch_02.pt", "file-my-epoch_02"), ("cache.pt", "file-cache")])
+def test_a_row_names_the_file_that_it_is_of(file, name, tmp_path, monkeypatch):
+    """From its own folder too; and no name is that of a run."""
+    folder = tmp_path / "my" / "segnet"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for path in (file, f"../segnet/{file}", folder / file):
+        monkeypatch.setattr(testing, "CHECKPOINT", str(path))
+        assert testing.row_name() == name
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_epochs_before(script, tmp_path):
