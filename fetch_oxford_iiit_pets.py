@@ -79,7 +79,7 @@ def original() -> tuple[Dataset, Dataset]:
 
 
 def augmented() -> tuple[Dataset, Dataset]:
-    """(trainset, testset) of IMAGE_SIZE; images of the trainset, and only they, are flipped and jittered."""
+    """(trainset, testset) of IMAGE_SIZE; images of the trainset, and only they, are changed at random."""
     return Pets(load("trainval"), augmented=True), Pets(load("test"), augmented=False)
 
 

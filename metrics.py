@@ -16,7 +16,7 @@ from common.inference import batch_size_of, logits_of
 from common.trimap import BACKGROUND, BORDER, CLASSES, PET
 
 CONTOUR = 3  # px at 128 px a side; how near is "near the contour"
-SMOOTH = 0.001  # keeps the soft IoU finite; its value in the original
+SMOOTH = 0.001  # keeps -log of the soft IoU finite where nothing is found; its value in the original
 
 
 def IoUMetric(pred: Tensor, gt: Tensor, softmax: bool = False) -> Tensor:
@@ -80,15 +80,15 @@ def segmentation_loss(kind: str, logits: Tensor, trimaps: Tensor, losses: dict[s
 def near_contour(trimaps: Tensor, radius: int) -> Tensor:
     """Pixels at most `radius` px, in rows and columns, from the border class: (B, 1, H, W), bool.
 
-    The "trimap" evaluation of Kohli, Ladicky and Torr 2009 (https://doi.org/10.1007/s11263-008-0202-0): inside and
-    outside are easy, so that what happens here is lost in results of whole images.
+    The "trimap" evaluation of Kohli, Ladicky and Torr 2009 (https://doi.org/10.1007/s11263-008-0202-0): pixels far from
+    the border are easy and most of an image, so that its scores hide the errors here.
     """
     return F.max_pool2d((trimaps == BORDER).float(), 2 * radius + 1, stride=1, padding=radius) > 0
 
 
 def contour_of(trimaps: Tensor) -> Tensor:
     """near_contour at CONTOUR px of 128."""
-    return near_contour(trimaps, max(1, round(CONTOUR * trimaps.shape[-1] / 128)))
+    return near_contour(trimaps, max(1, int(CONTOUR * trimaps.shape[-1] / 128 + 0.5)))
 
 
 def confusion(labels: Tensor, trimaps: Tensor, where: Tensor | None = None) -> Tensor:
@@ -112,18 +112,18 @@ def pixel_accuracy(matrix: Tensor) -> Tensor:
 def iou(matrix: Tensor) -> Tensor:
     """IoU as torchmetrics 1.9.0 computes it for the original: micro-averaged, pixels of true background ignored.
 
-    torchmetrics: MulticlassJaccardIndex(3, average="micro", ignore_index=BACKGROUND). Of N pixels that are not
-    background, C called right and M called background it is C / (2N - C - M). Two warnings. It never looks at
-    pixels of true background: of an image that is 59 % background, 29 % pet and 12 % border, a prediction
-    that calls every pixel of background "pet" and all else right still gets 1.0 (pixel accuracy 0.41). And its
-    formula depends on the version of torchmetrics: see `iou_old_torchmetrics`.
+    matrix (..., 3, 3) -> (...). torchmetrics: MulticlassJaccardIndex(3, average="micro", ignore_index=BACKGROUND). Of N
+    pixels that are not background, C called right and M called background it is C / (2N - C - M). Two warnings. It
+    never looks at pixels of true background: of an image that is 59 % background, 29 % pet and 12 % border, a
+    prediction that calls every pixel of background "pet" and all else right still gets 1.0 (pixel accuracy 0.41). And
+    its formula depends on the version of torchmetrics: see `iou_old_torchmetrics`.
     """
     right, wanted, missed = foreground(matrix)
     return ratio(right, 2 * wanted - right - missed)
 
 
 def iou_old_torchmetrics(matrix: Tensor) -> Tensor:
-    """The same in older torchmetrics, as in the original's published results: C / (2N - C).
+    """The same in older torchmetrics, as in the original's published results: C / (2N - C); (..., 3, 3) -> (...).
 
     With N = 100, C = 80 and M = 20 it is 0.667 where 1.9.0 says 0.8: neither compares with the other.
     """
@@ -132,7 +132,7 @@ def iou_old_torchmetrics(matrix: Tensor) -> Tensor:
 
 
 def foreground(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the pixels that are not background in truth: those called right, all, those called background."""
+    """Of the pixels that are not background in truth: those called right, all, those called background; (...) each."""
     matrix = matrix.double()
     rows = matrix[..., [PET, BORDER], :]
     right = matrix[..., PET, PET] + matrix[..., BORDER, BORDER]
@@ -147,11 +147,12 @@ def class_iou(matrix: Tensor) -> Tensor:
 
 
 def mean_iou(matrix: Tensor) -> Tensor:
+    """Mean over classes of class_iou, (..., 3, 3) -> (...)."""
     return class_iou(matrix).mean(-1)
 
 
 def dice(matrix: Tensor) -> Tensor:
-    """Mean over classes of 2I / (truth + prediction)."""
+    """Mean over classes of 2I / (truth + prediction), (..., 3, 3) -> (...)."""
     matrix = matrix.double()
     return ratio(2 * matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-1) + matrix.sum(-2)).mean(-1)
 
@@ -167,15 +168,15 @@ FROM_MATRIX = {f.__name__: f for f in (pixel_accuracy, mean_iou, iou, iou_old_to
 class Evaluation(NamedTuple):
     """What all results are computed from, image by image."""
 
-    matrices: Tensor  # confusion matrices (N, 3, 3)
-    soft: Tensor  # IoUMetric (N,)
-    contour: Tensor  # confusion matrices (N, 3, 3) of the pixels near the contour
-    two_class: Tensor  # the same of pet against background, border pixels left out
-    own_size: Tensor | None = None  # the same at each image's own size, against the trimap as it was read
+    matrices: Tensor  # (N, 3, 3), int64: confusion matrices
+    soft: Tensor  # (N,): IoUMetric
+    contour: Tensor  # (N, 3, 3), int64: confusion matrices of the pixels near the contour alone
+    two_class: Tensor  # (N, 3, 3), int64: of all pixels but the true border, each called pet or background
+    own_size: Tensor | None = None  # (N, 3, 3), int64: of all pixels at each image's own size, by the trimap's file
 
 
 def summary(found: Evaluation) -> dict[str, object]:
-    """All results over all images as one data set, custom_iou as a mean over images: nothing depends on batches."""
+    """Scores of the summed matrices, and custom_iou as the mean over images; none depends on the batch size."""
     total = found.matrices.sum(0)
     results: dict[str, object] = {name: float(f(total)) for name, f in FROM_MATRIX.items()}
     results["custom_iou"] = float(found.soft.double().mean())
@@ -216,7 +217,7 @@ def batch_mean(matrices: Tensor, soft: Tensor, batch_size: int) -> dict[str, flo
 def by_pet_size(matrices: Tensor) -> dict[str, dict[str, float]]:
     """Pixel accuracy and mean IoU for the third of images with the smallest pets, the middle and the largest.
 
-    A pet's size is the share of pixels that are pet in truth.
+    A pet's size is the share of pixels that are pet in truth. Of fewer than three images a third is empty, all 0.
     """
     order = matrices[:, PET].sum(-1).double().div(matrices.sum((-2, -1))).argsort(stable=True)
     thirds = {}

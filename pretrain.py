@@ -32,7 +32,7 @@ from common.masked_autoencoder import MaskedPainter, MaskedTransformer, check_di
 from common.settings import UserError
 from common.training import Run
 from dataset import augment, photographs
-from dataset.batches import kept, numbers
+from dataset.batches import numbers, on_device_if_small
 
 # What is trained
 NETWORK = "vit_tiny_patch16_224"  # a vision transformer of timm, or one of segnet.py's networks, e.g. segnet_dsc
@@ -147,7 +147,7 @@ def load() -> Source:
         images, _, pairs = pets.load("trainval", size)
         data, identity = pets.data_name(), pets.identity("trainval")
     chosen, kept_out = numbers(pairs, VALIDATION_SHARE)
-    (images,) = kept(images)
+    (images,) = on_device_if_small(images)
     return Source(images, torch.tensor(chosen), torch.tensor(kept_out, dtype=torch.long), data, identity)
 
 

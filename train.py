@@ -46,23 +46,23 @@ START_PART = "body"  # which of them: all but the last convolution ("body"), or 
 
 # On what
 VALIDATION_SHARE = 0.0  # of each breed's images kept out of training to choose constants by, e.g. 0.1
-TRAIN_SHARE = 1.0  # of the others that are used; a smaller set is part of each larger one
-TRAIN_IMAGES = 0  # how many of them are used instead, e.g. 250, of each breed as many; 0: as TRAIN_SHARE says
+TRAIN_SHARE = 1.0  # of the other images, trained on; a smaller set is part of each larger one
+TRAIN_IMAGES = 0  # how many of them instead, e.g. 250, spread evenly over breeds; 0: as TRAIN_SHARE says
 SIZES = (0.5, 0.5, 0.75, 1.0, 1.0)  # shares of IMAGE_SIZE, in order over EPOCHS; the last epoch is always at 1.0
 
 # How
 EPOCHS = (1, 6)  # first, and one past the last
 PASSES = 1  # over the images in an epoch; more of them where an epoch of few images isn't worth a checkpoint
 BATCH_SIZE = 8  # images per step
-LOSS = "ce+dice"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice", sums, e.g. "ce+iou"
+LOSS = "ce+dice"  # or "ce": cross-entropy, "iou": -log of the soft IoU, "dice"; their sums in this order
 OPTIMIZER = "muon"  # Muon for convolution weights across channels, AdamW for the rest; or "adamw", "adam"
 LEARNING_RATE = 2e-3  # the largest of the schedule
-FULL_CONV_RATE = 0.25  # share of it for full 3x3 convolutions, but for the weights that Muon takes
-MUON_RATE = 4.0  # share of it for those
-ENCODER_RATE = 0.1  # share of it for a pretrained encoder, which has little to learn and much to lose
+FULL_CONV_RATE = 0.25  # times LEARNING_RATE: of full 3x3 convolutions, where Muon doesn't take them
+MUON_RATE = 4.0  # times LEARNING_RATE: of the weights that Muon takes
+ENCODER_RATE = 0.1  # times LEARNING_RATE: of a pretrained encoder, which has little to learn and much to lose
 WEIGHT_DECAY = 0.01  # times the rate: what a step takes off convolution weights; not with adam
 SCHEDULE = "one_cycle"  # up and down by cosines; or "step": x0.7 every seventh epoch
-WARM_UP = 0.2  # share of the steps in which one_cycle climbs
+WARM_UP = 0.2  # share of the steps of EPOCHS in which one_cycle climbs
 SEED = 0  # of the first weights, the order of images and their augmentation
 
 # The machine
@@ -155,8 +155,8 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
         torch.manual_seed(SEED)
         network = pretrained.build(name, **shape())
         if ENCODER or START_FROM:
-            own = distributed.share(torch.empty(min(BATCH_SIZE, about["train_images"])))
-            prepare_encoder(network, len(own), new=not (folder / "state.pt").exists())
+            images = distributed.size_of_share(min(BATCH_SIZE, about["train_images"]))
+            prepare_encoder(network, images, new=not (folder / "state.pt").exists())
         network.to(machine.device(), memory_format=torch.channels_last)
         random = torch.Generator().manual_seed(SEED)
         run = Run(name, folder, network, make_optimizer(network), random, [], about)
@@ -176,7 +176,7 @@ def train_network(name: str, train_sets: dict[int, Part], validation_set: Split)
 def prepare_encoder(network: nn.Module, images: int, new: bool = True) -> None:
     """Gives a new run its pretrained weights; freezes the encoder if it is to stay as it is.
 
-    images: of one step of a rank.
+    images: how many a rank sees in one step.
     """
     pretrained.check_sizes(network, tuple(size_in(epoch) for epoch in range(*EPOCHS)), images, FREEZE_ENCODER)
     if new and START_FROM:
@@ -219,7 +219,7 @@ def size_in(epoch: int) -> int:
 
 
 def rate_at(progress: float, epoch: int) -> float:
-    """Share of LEARNING_RATE at a point of the run: progress in [0, 1), epoch from 1."""
+    """Share of LEARNING_RATE at a point of EPOCHS: progress in [0, 1), epoch from 1."""
     if SCHEDULE == "one_cycle":
         return training.up_and_down(progress, WARM_UP)
     return 0.7 ** ((epoch - 1) // 7)

@@ -104,6 +104,11 @@ def share(batch: Tensor) -> Tensor:
     return batch if len(batch) % ranks() else batch.chunk(ranks())[rank()]
 
 
+def size_of_share(n: int) -> int:
+    """How many of a batch of n images `share` gives to each rank."""
+    return n if n % ranks() else n // ranks()
+
+
 def share_of_batches(n: int, batch_size: int) -> tuple[int, int]:
     """The first of this rank's images, and one past its last: whole batches of the n images, as even as they can be."""
     count = -(-n // batch_size)

@@ -18,7 +18,7 @@ from common.machine import say_once
 
 # Bit patterns are chosen with integer instructions, which are exact for every value and, unlike
 # torch.where, use the whole vector unit for 2-byte floats.
-KNOWN = ("cpu", "cuda", "meta")  # devices that do so; others are tried
+KNOWN = ("cpu", "cuda", "meta")  # devices that have them; others are tried
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element: its integer type
 
 
@@ -37,10 +37,10 @@ def max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def takes_bits(x: Tensor) -> bool:
-    """Whether to pool in bit patterns, of which ONNX has none.
+    """Whether to pool in bit patterns: not in an export, since ONNX has none, nor to predict on CUDA.
 
-    A GPU that only predicts is faster with PyTorch's one kernel than with forty short ones that Python launches; in
-    training on one GPU they are recorded.
+    There PyTorch's one kernel is faster than forty short ones that Python launches; training records them, and
+    launches them as one.
     """
     if torch.compiler.is_exporting() or (x.device.type == "cuda" and not torch.is_grad_enabled()):
         return False

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from common import checkpoints, distributed, machine, pictures
 from common.settings import UserError
 
-DRAWN_EVERY = 10  # seconds at least between two drawings of the curves; one takes as long as an epoch on a GPU
+DRAWN_EVERY = 10  # seconds at least between two drawings of the curves, each of which takes as long as a GPU's epoch
 
 
 class Run(NamedTuple):
@@ -161,9 +161,9 @@ def not_finite(epoch: int, step: int) -> UserError:
 
 
 def up_and_down(progress: float, warm_up: float) -> float:
-    """Share of the largest rate at a point of the run, in [0, 1): up from 0.04 by a cosine, and down to 0.
+    """Share of the largest rate at a point of EPOCHS, in [0, 1): up from 0.04 by a cosine, and down to 0.
 
-    warm_up: share of the run in which it climbs. After Smith and Topin 2018 (https://arxiv.org/abs/1708.07120).
+    warm_up: share of them in which it climbs. After Smith and Topin 2018 (https://arxiv.org/abs/1708.07120).
     """
     if progress < warm_up:
         return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / warm_up)) / 2

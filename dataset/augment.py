@@ -70,8 +70,9 @@ def move(images: Tensor, trimaps: Tensor, random: torch.Generator) -> tuple[Tens
 def crop(images: Tensor, size: int, least: float, random: torch.Generator) -> Tensor:
     """A random part of each image, flipped or not, at size x size px: (B, 3, size, size), float in [0, 1].
 
-    images: (B, 3, H, W), uint8, at most twice as fine; least: the smallest part of an image's area. Sides are 3:4 to
-    4:3 where they fit, as in torchvision's RandomResizedCrop; 1 is always the whole image.
+    images: (B, 3, H, W), uint8, at most 2 * size px a side, since nothing is antialiased; least: the smallest part of
+    an image's area, 1 for always the whole image. Sides are 3:4 to 4:3 where they fit, as in torchvision's
+    RandomResizedCrop.
     """
     n = len(images)
     area, stretch, right, down, side = torch.rand(5, n, generator=random)

@@ -55,7 +55,7 @@ def numbers(
         training += [(place, members[i]) for place, i in enumerate(order[:used])]
         validation += [members[i] for i in order[kept:]]
     if validation_share and not validation:
-        raise UserError(f"a validation share of {validation_share} is no image of any breed: larger, or more images")
+        raise UserError(f"VALIDATION_SHARE={validation_share} keeps out no image of any breed: raise it")
     if train_images > len(training):
         raise UserError(f"TRAIN_IMAGES={train_images}: there are {len(training)} images to learn from")
     if train_images:  # the first of each breed, then the second of each
@@ -72,25 +72,25 @@ def copied(split: Split, chosen: list[int]) -> Split:
 
 
 def steps_in(part: Part, batch_size: int) -> int:
-    """Batches per epoch: the last, smaller one is left out if there is another."""
+    """Batches per pass: the last, smaller one is left out if there is another."""
     return max(1, len(part.rows) // batch_size)
 
 
-def kept(*tensors: Tensor) -> list[Tensor]:
+def on_device_if_small(*tensors: Tensor) -> list[Tensor]:
     """The tensors on the device, if they are no more than KEPT_ON_DEVICE; else where they are."""
     fit = sum(tensor.nbytes for tensor in tensors) <= KEPT_ON_DEVICE
     return [tensor.to(machine.device()) if fit else tensor for tensor in tensors]
 
 
 def batches(part: Part, batch_size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch of augmented batches on the device, in a random order: images (B, 3, H, W), float in [0, 1], and
-    trimaps (B, 1, H, W), long.
+    """One pass over a part, in augmented batches on the device, in a random order: images (B, 3, H, W), float in
+    [0, 1], and trimaps (B, 1, H, W), long.
 
-    A batch is a choice of rows, and no others are read. An accelerator is handed all images at the start, so that no
-    batch has to wait, unless they are more than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
+    A batch is a choice of rows, and no others are read. An accelerator is handed the whole split first, so that no
+    batch has to wait, unless it is larger than KEPT_ON_DEVICE. Of several ranks each gets its share of every batch.
     """
     device = machine.device()
-    images, trimaps = kept(part.split.images, part.split.trimaps)
+    images, trimaps = on_device_if_small(part.split.images, part.split.trimaps)
     order = part.rows[torch.randperm(len(part.rows), generator=random)].to(images.device)
     for chosen in order.split(batch_size)[: steps_in(part, batch_size)]:
         batch = (x.index_select(0, chosen).to(device, non_blocking=True) for x in (images, trimaps))
