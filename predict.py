@@ -9,8 +9,8 @@
     python predict.py EXPORT=int8.onnx INT8=True holidays/     in int8, by what it sees in these images
 
 NAME_overlay.jpg shows what was found; NAME_trimap.png has the data set's values (1 pet, 2 background, 3 border) at
-the image's own size; NAME_cutout.png is the pet on transparent ground, soft along its border. The network is the
-newest that was trained here, or else the best that is published.
+the image's own size; NAME_cutout.png is the pet on transparent ground, soft along its border. What is there of the
+same names is overwritten. The network is the newest that was trained here, or else the best that is published.
 """
 
 import functools
@@ -29,7 +29,7 @@ from common.files import REPOSITORY
 from common.settings import UserError
 from common.trimap import CLASSES, PET
 from dataset.cache import read_pixels
-from dataset.photographs import SUFFIXES
+from dataset.photographs import SUFFIXES, is_picture
 
 # What is done
 CHECKPOINT = ""  # file of weights; "": the newest of all runs in outputs/, or else the best published
@@ -44,6 +44,7 @@ INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the net
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well; gained nothing on images of 256 px
 
 HEIC = (".heic", ".heif")  # what phones write
+WRITTEN = ("overlay", "trimap", "cutout")  # of each picture; none that is taken from a folder again
 LONGEST = 65_500  # px a side, of a JPEG by libjpeg
 LONGEST_NAME = 200  # bytes of an image's name in those of its files, for which most systems have 255
 THUMBNAIL = 160  # px, the longer side on a contact sheet
@@ -55,16 +56,16 @@ PRECISION = "auto"  # "bfloat16", "float32", or what is faster here
 
 
 def main(arguments: list[str]) -> None:
-    check_constants()
+    check_constants(arguments)
     machine.set_up(THREADS)
     if PAGE:
         paths = networks_there()
         page.serve(list(paths), lambda image, name: find(*load(paths[name]), image), EXAMPLES)
         return
-    paths = images_in(arguments) if not EXPORT else []
+    paths = images_in(arguments) if not EXPORT or INT8 else []
     network, size = load(chosen_weights())
     if EXPORT:
-        export(network, size, Path(EXPORT), arguments)
+        export(network, size, Path(EXPORT), paths)
         return
     folder = pets.outputs_folder() / FOLDER
     failed, taken, cutouts, without = [], set(), [], []
@@ -89,21 +90,26 @@ def main(arguments: list[str]) -> None:
         raise UserError("\n".join(["skipped:", *failed]))
 
 
-def check_constants() -> None:
+def check_constants(images: list[str]) -> None:
     """Raises UserError for values that would fail only later, and for those that would be passed over."""
     settings.check(globals(), {}, RANGES)
+    machine.precision(PRECISION)
     if CHECKPOINT and WEIGHTS:
         raise UserError("give CHECKPOINT or WEIGHTS, not both")
     if INT8 and not EXPORT:
         raise UserError("INT8 is for EXPORT=file.onnx")
-    if EXPORT and (not Path(EXPORT).name or os.path.isdir(EXPORT)):
-        raise UserError(f"EXPORT={EXPORT} is a folder; give the name of a file in it, such as segnet.onnx")
+    if EXPORT and (Path(EXPORT).suffix.lower() != ".onnx" or os.path.isdir(EXPORT)):
+        raise UserError(f"EXPORT={EXPORT}: give the name of a file that ends in .onnx, such as segnet.onnx")
+    if PAGE and (EXPORT or images):
+        raise UserError("PAGE=True takes its images in the browser: leave out EXPORT and images")
+    if EXPORT and images and not INT8:
+        raise UserError("EXPORT takes no images but with INT8=True: leave them out")
 
 
 def chosen_weights() -> Path:
     """CHECKPOINT, the published WEIGHTS, the newest epoch of any run, or the best published, in this order."""
     if CHECKPOINT or WEIGHTS:
-        return Path(CHECKPOINT) if CHECKPOINT else published.path_of(WEIGHTS)
+        return published.chosen(CHECKPOINT, WEIGHTS)
     path = checkpoints.newest_weights(pets.outputs_folder()) or published.best()
     if not path:
         raise UserError(
@@ -128,7 +134,7 @@ def load(path: Path) -> tuple[nn.Module, int]:
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
     size, smallest, largest = INPUT or trained_for, 2**network.stages, RANGES["INPUT"][1]
-    said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={str(size)[:20]}"
+    said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={repr(size)[:20]}"
     if not isinstance(size, int) or not smallest <= size <= largest:
         raise UserError(f"{said}, and {about['network']} takes {smallest} to {largest} px here; INPUT= gives another")
     pretrained.check_sizes(network, (size,), said=said)
@@ -146,7 +152,7 @@ def images_in(arguments: list[str]) -> list[Path]:
             files = sorted(file for file in path.iterdir() if os.path.isfile(file))
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror}") from error
-        inside = [file for file in files if file.suffix.lower() in SUFFIXES]
+        inside = without_results([file for file in files if is_picture(file)])
         if left := [file.name for file in files if file.suffix.lower() in HEIC]:
             print(f"left out of {path}, since HEIC can't be read here: {', '.join(left)}")
         if not inside:
@@ -155,6 +161,13 @@ def images_in(arguments: list[str]) -> list[Path]:
     if not paths:
         raise UserError("which images? python predict.py IMAGE... or a folder")
     return paths
+
+
+def without_results(pictures: list[Path]) -> list[Path]:
+    """The pictures of a folder but those that were made here of others in it."""
+    stems = {picture.stem for picture in pictures}
+    made = {f"{stem}_{kind}" for stem in stems for kind in WRITTEN} & stems
+    return [picture for picture in pictures if picture.stem not in made | ({"contact_sheet"} if made else set())]
 
 
 def free_name(stem: str, taken: set[str]) -> str:
@@ -169,8 +182,6 @@ def free_name(stem: str, taken: set[str]) -> str:
 
 def find(network: nn.Module, size: int, image: Path) -> tuple[Tensor, Tensor]:
     """Pixels (3, h, w), uint8, of an image, and their probabilities (3, h, w). Raises UserError if it can't be read."""
-    if image.suffix.lower() in HEIC:
-        raise UserError(f"{image} is HEIC, which can't be read here; have the phone or another program give JPEG")
     pixels = read_pixels(image, "RGB", upright=True)
     if max(pixels.shape) > LONGEST:
         raise UserError(f"{image} is longer than {LONGEST:,} px, the most that a JPEG can be: cut it in two")
@@ -187,11 +198,10 @@ def write(pixels: Tensor, probabilities: Tensor, target: Path) -> tuple[Tensor, 
     return cut, bool((labels == PET).any())
 
 
-def export(network: nn.Module, size: int, path: Path, images: list[str]) -> None:
-    """Writes the network as ONNX, in int8 by scales taken from the images named. Raises UserError if they are none."""
+def export(network: nn.Module, size: int, path: Path, images: list[Path]) -> None:
+    """Writes the network as ONNX, in int8 by scales taken from images. Raises UserError for one that can't be read."""
     if INT8:
-        pixels = (read_pixels(image, "RGB", upright=True) for image in images_in(images))
-        squares = (cutout.squeezed(each, size) for each in pixels)
+        squares = (cutout.squeezed(read_pixels(image, "RGB", upright=True), size) for image in images)
         onnx_export.export_int8(network, size, path, squares)
     else:
         onnx_export.export(network, size, path)

@@ -126,11 +126,16 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
     about = {key: value for key, value in saved.items() if key != "weights"}
     check_about(about, path)
     expected = expected or saved.get("network")
+    if not expected:
+        raise UserError(f"{path} doesn't say of which network it is")
     if saved.get("network") != expected:
         raise UserError(f"{path} is of {saved.get('network')!r}, not of {expected!r}")
     shape = {key: saved[key] for key in SHAPE}
-    with torch.device("meta"):  # first without memory, of which a file from a stranger could ask for any amount
-        network = build(expected, **shape)
+    try:
+        with torch.device("meta"):  # first without memory, of which a file from a stranger could ask for any amount
+            network = build(expected, **shape)
+    except UserError as error:
+        raise UserError(f"{path}: {str(error)[:300]}") from error
     try:
         network.load_state_dict(saved["weights"], assign=True)
     except (RuntimeError, AttributeError, TypeError) as error:  # by what is wrong with the file
@@ -138,6 +143,8 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
         raise UserError(f"{path} does not fit {expected} with head {saved['head']!r}: {details[:300]}") from error
     if sum(tensor.nbytes for tensor in network.state_dict().values()) > path.stat().st_size:
         raise UserError(f"{path} is damaged: its weights have more numbers than it holds")
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserError(f"{path} has weights that are not finite, of a training that failed; take an earlier epoch")
     network = build(expected, **shape)
     network.load_state_dict(saved["weights"])
     return network, about

@@ -105,7 +105,7 @@ def tested_networks() -> tuple[str, ...]:
 
 def weights_of(name: str) -> Path:
     if CHECKPOINT or WEIGHTS:
-        return Path(CHECKPOINT) if CHECKPOINT else published.path_of(WEIGHTS)
+        return published.chosen(CHECKPOINT, WEIGHTS)
     folder = checkpoints.run_folder(pets.outputs_folder(), RUN, name)
     return checkpoints.weights_path(folder, EPOCH or checkpoints.newest_epoch(folder))
 

@@ -51,7 +51,7 @@ def import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise UserError(f"ENCODER other than {VGG} needs timm: pip install timm") from error
+        raise UserError(f"an encoder other than {VGG} needs timm: pip install timm") from error
     timm.layers.set_fused_attn(machine.device().type != "cpu")
     return timm
 

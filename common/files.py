@@ -33,7 +33,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if isinstance(error, RuntimeError) and not any(name in str(error) for name in TORCH_WRITERS):
             raise
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} could not be written: {reason}; make room there or allow writing") from error
+        in_the_way = isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError))
+        advice = "choose another place" if in_the_way else "make room there or allow writing"
+        raise UserError(f"{path} could not be written: {reason}; {advice}") from error
     finally:
         with contextlib.suppress(OSError):  # there may be no such file, or no way to remove it
             part.unlink()
@@ -99,9 +101,12 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
         raise UserError(
             f"{path} is damaged, or holds more than tensors and is not loaded: it could run code"
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file makes torch.load raise of many kinds
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path} is damaged: {reason}") from error
+        reason = str(error).partition("\n")[0][:100]
+        told = f": {reason}" if " " in reason else ""  # not the number that an opcode of pickle has
+        raise UserError(f"{path} is damaged, or no file of weights{told}") from error
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not the weights of a network")
     return saved

@@ -36,9 +36,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.pt"))
 
 
+def chosen(checkpoint: str, name: str) -> Path:
+    """The file that CHECKPOINT, or else WEIGHTS, names. Raises UserError where one was meant for the other."""
+    if not checkpoint:
+        return path_of(name)
+    if checkpoint in names() and not Path(checkpoint).exists():
+        raise UserError(f"CHECKPOINT={checkpoint} is not there; the published weights are WEIGHTS={checkpoint}")
+    return Path(checkpoint)
+
+
 def path_of(name: str) -> Path:
     """The file of a network's weights. Raises UserError where there is none, with the names that are near."""
     found = names()
+    if Path(name).name != name or name.endswith(".pt"):
+        raise UserError(f"WEIGHTS={name} is to be a published name ({', '.join(found)}); CHECKPOINT= takes a file")
     if name in found:
         return FOLDER / f"{name}.pt"
     if not found:

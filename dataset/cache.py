@@ -1,6 +1,7 @@
 """Every image decoded and resized once, into one file of bytes that later starts map into memory."""
 
 import hashlib
+import io
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -111,14 +112,14 @@ def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
         with Image.open(path, formats=FORMATS) as image:
             return image.size
     except OSError as error:
-        raise UserError(f"{path} is missing or can't be decoded: {error} ({pair.where})") from error
+        raise UserError(f"{path} {fault(path, error)} ({pair.where})") from error
 
 
 def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -> Tensor:
     """Pixels (C, H, W), uint8, of a file in Pillow's mode "RGB" or "L".
 
-    where: what else errors say of it; upright: as a viewer shows it, turned as its EXIF data say, on white where it is
-    transparent.
+    where: what else errors say of it; upright: as a viewer shows it, turned as its EXIF data say, in the colours of its
+    profile, on white where it is transparent.
     Raises UserError if it is missing, no picture, too large to be an image, or of more than 16 bits.
     """
     place = f" ({where})" if where else ""
@@ -138,7 +139,19 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} is missing or can't be decoded: {error}{place}") from error
+        raise UserError(f"{path} {fault(path, error)}{place}") from error
+
+
+def fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file that Pillow could not read."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"can't be read: {error.strerror}"
+    if not isinstance(error, UnidentifiedImageError):
+        return f"can't be decoded: {error}"
+    with open(path, "rb") as file:
+        is_heic = file.read(8)[4:] == b"ftyp"
+    kind = "HEIC or AVIF, which" if is_heic else "no picture, or of a kind that"
+    return f"is {kind} can't be read here: save it as JPEG"
 
 
 def shown(image: Image.Image) -> Image.Image:
@@ -149,10 +162,23 @@ def shown(image: Image.Image) -> Image.Image:
     except (SyntaxError, struct.error):  # Pillow's words for EXIF data that are none, or cut off
         turn = None
     image = image if turn is None else image.transpose(turn)
-    if not image.has_transparency_data or image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
+    if image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
         return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "RGBA" if image.has_transparency_data else "RGB" if image.mode == "P" else image.mode
+    image = in_srgb(image.convert(mode))
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if image.mode == "RGBA" else image
+
+
+def in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that the image's profile means, such as a phone's Display P3, as those of sRGB; where it fits."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (KeyError, OSError, ValueError, ImageCms.PyCMSError):  # there is none, it is broken, or of other colours
+        return image
 
 
 def identity_of(folder: Path, pairs: list[Pair], with_times: bool = False) -> str:

@@ -10,7 +10,7 @@ from common.settings import UserError
 from dataset import rows
 from dataset.cache import CODE_VERSION, Pair, decode_from, read_pixels
 
-VERSION = 2  # raised by hand whenever pixels of photographs alone would come out otherwise
+VERSION = 3  # raised by hand whenever pixels of photographs alone would come out otherwise
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken from a folder
 
 
@@ -23,7 +23,7 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
     """
     drawn, whole = cache_folder.parent.resolve(), folder.resolve()
     drawn = folder / drawn.relative_to(whole) if whole in drawn.parents else None
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and drawn not in path.parents)
+    found = (path for path in folder.rglob("*") if is_picture(path) and drawn not in path.parents)
     paths = sorted(path for path in found if path.is_file())
     if not paths:
         reason = f"has no photographs ({', '.join(SUFFIXES)})" if folder.is_dir() else "is no folder"
@@ -43,6 +43,11 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
         what = f"decoding photographs, {size} px"
         images = rows.written(file, key, shape, lambda done: decode_from(decode, paths, done, what))
     return images, [Pair(name, 0, "", str(folder)) for name in names], identity
+
+
+def is_picture(path: Path) -> bool:
+    """By its name; hidden files, such as macOS leaves beside pictures on other disks (._cat.jpg), are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def digest(text: str) -> str:

@@ -135,8 +135,8 @@ def test_what_is_no_photograph_gets_a_sentence_and_the_page_lives_on(served, bad
     client, _, _ = served
     name = "segnet_dsc"
     for file, sentence in (
-        ("notes.txt", "notes.txt is missing or can't be decoded"),
-        ("notes.jpg", "notes.jpg is missing or can't be decoded"),
+        ("notes.txt", "notes.txt is no picture, or of a kind that can't be read here"),
+        ("notes.jpg", "notes.jpg is no picture, or of a kind that can't be read here"),
         ("huge.png", "huge.png has 10000x10000 px, over 50,000,000 in all"),
     ):
         *files, said = client.predict(handle_file(bad_files / file), name, 0.5, api_name="/look")
@@ -229,7 +229,7 @@ def test_real_page_in_a_browser(width, address, browser, script, own_weights, ba
 
     for file, sentence in (
         ("notes.txt", "Invalid file type: notes.txt"),
-        ("notes.jpg", "notes.jpg is missing or can't be decoded"),
+        ("notes.jpg", "notes.jpg is no picture, or of a kind that can't be read here"),
         ("huge.png", "huge.png has 10000x10000 px, over 50,000,000 in all"),
         ("long.jpg", "exceed the maximum allowed size"),
     ):

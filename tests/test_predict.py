@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PHOTOGRAPHS, ROOT
-from PIL import Image
+from PIL import Image, ImageCms
 
 import predict
 import pretrained
@@ -177,14 +177,27 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     assert "train first" in script("predict.py", "cat.jpg", fails=True)
     assert "TILES is from 0 to 8" in script("predict.py", "cat.jpg", "TILES=9", fails=True)
     assert "INT8 is for EXPORT" in script("predict.py", "cat.jpg", "INT8=True", fails=True)
+    assert "PRECISION is" in script("predict.py", "cat.jpg", "PRECISION=half", fails=True)
+    assert "EXPORT takes no images" in script("predict.py", "cat.jpg", "EXPORT=a.onnx", fails=True)
+    assert "leave out EXPORT" in script("predict.py", "PAGE=True", "EXPORT=a.onnx", fails=True)
     for program in ("predict.py", "test.py"):
         assert "not both" in script(program, "CHECKPOINT=a.pt", "WEIGHTS=segnet", fails=True)
+    for command in (("predict.py", "cat.jpg"), ("test.py", "DATASET=toy")):
+        assert "CHECKPOINT= takes a file" in script(*command, "WEIGHTS=own/a.pt", fails=True)
     torch.save({"weights": {}, "network": "unheard-of"}, tmp_path / "other.pt")
     assert "no network is called 'unheard-of'" in script(
         "predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'other.pt'}", fails=True
     )
     saved = {"weights": pretrained.build("segnet_dsc").state_dict(), "network": "segnet_dsc"}
+    (tmp_path / "photograph.pt").write_bytes((PHOTOGRAPHS / "Bengal_20.jpg").read_bytes())
+    said = script("predict.py", "cat.jpg", f"CHECKPOINT={tmp_path / 'photograph.pt'}", fails=True)
+    assert "photograph.pt is damaged, or no file of weights" in said
+    astray = {
+        key: torch.full_like(value, torch.nan) for key, value in saved["weights"].items() if value.is_floating_point()
+    }
     for wrong, told in (
+        ({"weights": saved["weights"] | astray}, "not finite"),
+        ({"network": ""}, "wrong.pt doesn't say of which network"),
         ({"kernel_size": 99_999}, "at most 127; not 99999"),  # of which one layer would be 2 TB
         ({"kernel_size": 127}, "does not fit segnet_dsc"),
         ({"stages": "4"}, "is damaged: stages is 4"),
@@ -203,6 +216,42 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     said = script("predict.py", str(PHOTOGRAPHS), right, f"FOLDER={tmp_path / 'file'}", fails=True)
     assert "Bengal_20_overlay.jpg could not be written" in said and "skipped" not in said  # the first of eight ends it
+    assert "choose another place" in said
+
+
+def test_a_folder_gives_its_pictures_and_not_what_was_made_of_them(tmp_path):
+    """Nor what a Mac leaves beside them on other disks."""
+    names = ("cat.jpg", "cat_nap.png", "dog_overlay.jpg", "dog.PNG", "no_overlay.jpg")
+    made = ("cat_overlay.jpg", "cat_trimap.png", "cat_cutout.png", "cat_nap_cutout.png", "contact_sheet.png")
+    for name in (*names, *made, "._cat.jpg"):
+        (tmp_path / name).touch()
+    assert {path.name for path in predict.images_in([str(tmp_path)])} == {*names} - {"dog_overlay.jpg"}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "contact_sheet.png").touch()
+    assert len(predict.images_in([str(tmp_path / "other")])) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_are_those_that_the_files_profile_means(mode, tmp_path):
+    """By sRGB's with red and green exchanged, under another name; a broken one changes nothing."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = profile.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    other = other.replace(b"rXYZ", b"?").replace(b"gXYZ", b"rXYZ").replace(b"?", b"gXYZ")
+    red, green = (204, 0, 0), (0, 204, 0)
+    image = Image.new("RGB", (9, 5), red).convert(mode)
+    for icc, seen in ((profile, red), (other, green), (other[:200], red), (b"no profile", red)):
+        image.save(tmp_path / "a.png", icc_profile=icc)
+        found = read_pixels(tmp_path / "a.png", "RGB", upright=True)
+        assert (found - torch.tensor(seen)[:, None, None]).abs().max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("start", "told"), [(b"\0\0\0\x18ftypheic", "is HEIC or AVIF"), (b"%PDF-1.7", "is no picture")]
+)
+def test_what_only_looks_like_a_jpeg_is_told_as_what_it_is(start, told, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(start + bytes(99))
+    with pytest.raises(UserError, match=f"a.jpg {told}.* save it as JPEG"):
+        read_pixels(tmp_path / "a.jpg", "RGB")
 
 
 def test_the_newest_network_is_none_of_an_experiment(tmp_path):

@@ -243,7 +243,7 @@ def test_bad_input_is_told_in_a_line(script, quick, tmp_path):
     assert "PICTURED=0" in told("PICTURED=0")  # at the start, and not after the last epoch
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "torn.JPG").write_bytes(b"\xff\xd8 and no more")
-    assert "torn.JPG is missing or can't be decoded" in told(f"IMAGES={tmp_path / 'some'}")
+    assert "torn.JPG is no picture" in told(f"IMAGES={tmp_path / 'some'}")
 
 
 def test_any_folder_of_photographs_is_decoded_once(tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_lines_that_are_no_rows_are_named(tmp_path, content):
 def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
     long = f"{'x' * 300}.jpg"
     assert [path.name for path in predict.images_in([long])] == [long]  # and is skipped like any that can't be read
-    with pytest.raises(UserError, match="missing or can't be decoded"):
+    with pytest.raises(UserError, match="can't be read: File name too long"):
         predict.find(None, 32, predict.images_in([long])[0])
 
     def refuse(_):
@@ -97,10 +97,11 @@ def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
         predict.images_in([str(tmp_path)])
     with pytest.raises(UserError, match="of at most 150 bytes"):
         checkpoints.check_run("\N{CAT FACE}" * 40)
-    for export in (".", "/", str(tmp_path)):
+    (tmp_path / "folder.onnx").mkdir()
+    for export in (".", "/", str(tmp_path), "own.jpg", "epoch_01.pt", str(tmp_path / "folder.onnx")):
         monkeypatch.setattr(predict, "EXPORT", export)
-        with pytest.raises(UserError, match="is a folder"):
-            predict.check_constants()
+        with pytest.raises(UserError, match=r"a file that ends in \.onnx"):
+            predict.check_constants([])
 
 
 def test_a_study_names_runs_that_may_be(monkeypatch, tmp_path):
