@@ -179,15 +179,15 @@ def answers() -> list[str]:
     return [
         f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
-        f"indices. By machine and network a training step takes {twin.saved('train', 'ms')} time, predicting "
-        f"{twin.saved('infer', 'ms')}; the process's peak memory is {twin.saved('train', 'peak_mib')} in training, "
-        f"where two runs of the same differ by up to {twin.repeats('train')}.",
-        "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels and at most "
+        f"indices. Depending on machine and network, a training step takes {twin.saved('train', 'ms')} time, "
+        f"predicting {twin.saved('infer', 'ms')}; the process's peak memory in training is "
+        f"{twin.saved('train', 'peak_mib')}, where two runs of the same differ by up to {twin.repeats('train')}.",
+        "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels / at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
-        f"{unet.gain()} and {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",
+        f"{unet.gain()} / {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",
         f"3. **What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
-        f"over; whole maps, added at no parameter more, give {maps.gain()} over indices. Where there are maps, indices "
-        f"in place of bilinear upsampling change it by {both.gain()}.",
+        f"over; whole maps, added without a parameter more, give {maps.gain()} over indices. With maps, indices in "
+        f"place of bilinear upsampling change it by {both.gain()}.",
         f"4. **What does separable convolution cost?** SegNet has {full.ratio('parameters'):.0f} times the parameters "
         f"of its separable twin and {full.ratio('multiply_adds'):.0f} times the multiply-adds. Its mean IoU minus the "
         f"twin's: {by_recipe('segnet_dsc', 'segnet', 'mean_iou')}.",
@@ -195,7 +195,7 @@ def answers() -> list[str]:
         f"sum changes the border's IoU by {border}, mean IoU by {all_classes} (64 px, 24 epochs with AdamW, on the "
         "validation tenth).",
         "6. **Does the paper's fifth stage help at 128 px?** "
-        f"{'Yes' if deeper.mean() > 0 else 'No'}: it changes the separable network's mean IoU by {deeper.gain()} after "
+        f"{deeper.verdict()}: it changes the separable network's mean IoU by {deeper.gain()} after "
         f"{deeper.first['epochs']} epochs, by {fifth.gain()} in the short runs.",
         f"7. **What does Muon bring?** {muon()}",
     ]
@@ -207,7 +207,7 @@ def by_recipe(first: str, second: str, *results: str) -> str:
     for group in ("record", "muon", "full"):
         if {first, second} <= entries(128, (group,)).keys():
             pair = Pair(first, second, 128, (group,))
-            gains = " and ".join(pair.gain(result) for result in results)
+            gains = " / ".join(pair.gain(result) for result in results)
             said.append(f"{gains} after {pair.first['epochs']} epochs with {how(pair.first)}{across(*pair.both)}")
     return "; ".join(said)
 
@@ -219,13 +219,20 @@ def muon() -> str:
     beside_dice = study_change("moved", f"LOSS=ce+dice {MUON}", "mean_iou", beside="LOSS=ce+dice")
     short, of_segnet = (study_change(study, MUON, "mean_iou") for study in ("short", "rates"))
     return (
-        f"SegNet's {ours['epochs']} epochs with {how(ours)} are {paired(ours, record, 'mean_iou')} of mean IoU over "
-        f"{record['epochs']} with {how(record)}, stronger zoom and rotation; the separable network's differ from such "
-        f"{separable_record['epochs']} by {paired(separable, separable_record, 'mean_iou')}"
-        f"{across(separable, separable_record)}. On the validation tenth, with nothing else changed, Muon brings the "
-        f"separable network {short} and SegNet {of_segnet} in short runs"
-        + (f", the separable network {beside_dice} in 24 epochs with Dice." if beside_dice != "-" else ".")
+        f"Mean IoU of {ours['epochs']} epochs with {how(ours)} minus that of {record['epochs']} with {how(record)}"
+        f"{moved_otherwise(record, ours)}: SegNet {paired(ours, record, 'mean_iou')}, separable "
+        f"{paired(separable, separable_record, 'mean_iou')}{across(separable, separable_record)}. With nothing else "
+        f"changed, on the validation tenth, it differs by {short} (separable) and {of_segnet} (SegNet) in short runs"
+        + (f", by {beside_dice} (separable) in 24 epochs with Dice." if beside_dice != "-" else ".")
     )
+
+
+def moved_otherwise(first: dict[str, object], second: dict[str, object]) -> str:
+    """What is to be said of a variant whose images were zoomed and turned more than another's, or less."""
+    strengths = [tuple(variant["constants"][name] for name in ("ZOOM", "ROTATION")) for variant in (first, second)]
+    if strengths[0] == strengths[1]:
+        return ""
+    return f", which had {'stronger' if strengths[0] > strengths[1] else 'weaker'} zoom and rotation"
 
 
 def kind_of(machine: str) -> str:
@@ -269,8 +276,13 @@ class Pair:
     def gain(self, result: str = "mean_iou") -> str:
         return paired(self.second, self.first, result)
 
-    def mean(self) -> float:
-        return statistics.mean(differences(self.second, self.first, "mean_iou"))
+    def verdict(self) -> str:
+        """Whether the second's mean IoU is higher; "Undecided" where it differs by less than two standard errors."""
+        found = differences(self.second, self.first, "mean_iou")
+        mean = statistics.mean(found)
+        if len(found) < 2 or abs(mean) < 2 * statistics.stdev(found) / len(found) ** 0.5:
+            return "Undecided"
+        return "Yes" if mean > 0 else "No"
 
     def ratio(self, cost: str) -> float:
         """How many times as much either of them costs as the other: at least 1."""

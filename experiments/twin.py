@@ -26,7 +26,8 @@ def twin() -> list[str]:
 def repeats(kind: str) -> str:
     """How much less memory the smaller of two runs of the same took, at the most, e.g. "7 %".
 
-    kind: of STEPS. By memory.py's lines, and the benchmark's runs of ours beside the original and beside the U-Net.
+    kind: of STEPS. By memory.py's lines, and the benchmark's runs of ours: beside the original, twice where ours is in
+    float32 anyway, and beside the U-Net.
     """
     found: dict[tuple, list[int]] = {}
     for line in lines_of("memory.jsonl"):
@@ -34,8 +35,9 @@ def repeats(kind: str) -> str:
         found.setdefault(same, []).append(line[{"train": "train_mib", "infer": "test_mib"}[kind]])
     for entry in entries():
         for network, ways in entry["unet_twin"][kind].items():
-            beside_original = entry["peak_memory_mib"][kind][network]["ours"]
-            found[entry["machine"], network] = [beside_original, ways["ours"]["peak_mib"]]
+            beside_original = entry["peak_memory_mib"][kind][network]
+            names = ("ours", "ours_float32") if entry["precision"] == "float32" else ("ours",)
+            found[entry["machine"], network] = [ways["ours"]["peak_mib"], *(beside_original[name] for name in names)]
     return f"{max(100 * (1 - min(mib) / max(mib)) for mib in found.values()):.0f} %"
 
 

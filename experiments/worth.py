@@ -92,12 +92,12 @@ def answer() -> str:
     )  # fmt: skip
     used = [row for by_count in by_variant.values() for rows in by_count.values() for row in rows]
     return (
-        f"**What is pretraining worth in labels?** With {how(imagenet[few][0])}, by {kinds_of(used)}, *ImageNet's "
-        f"weights* bring Lite0 with skips {changes(weights)}, to {with_seeds(imagenet[few])}"
-        f"{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}; its lead over that network is "
-        f"{changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, brings a small vision "
-        f"transformer {changes(painting)}, with {few} to {with_seeds(masked[few])}"
-        f"{as_many(masked[few], by_variant['vit-untrained'], 'without it')}; it brings the separable SegNet "
+        f"**What is pretraining worth in labels?** In mean IoU, with {how(imagenet[few][0])}, by {kinds_of(used)}. "
+        f"*ImageNet's weights* change EfficientNet-Lite0 with skips by {changes(weights)}, to "
+        f"{with_seeds(imagenet[few])}{as_many(imagenet[few], scratch, 'the separable SegNet from scratch')}. Against "
+        f"that SegNet it has {changes(lead, *runs.MORE_SEEDS, most)}. *Masked pretraining*, without labels, changes a "
+        f"small vision transformer by {changes(painting)}; with {few} it reaches {with_seeds(masked[few])}"
+        f"{as_many(masked[few], by_variant['vit-untrained'], 'without it')}. It changes the separable SegNet by "
         f"{pretraining.change('segnet-masked')} (64 px, on the validation tenth). "
         "[More](experiments/README.md#what-a-label-is-worth)."
     )
