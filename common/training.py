@@ -44,22 +44,37 @@ def resume(
         raise UserError(f"ranks find different epochs in {run.folder}: OUTPUTS has to be one that all machines see")
     if first > done + 1:
         raise UserError(f"EPOCHS={first},{end} needs epoch {first - 1}, but {run.folder} has {done} epochs")
-    leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(precision)}
-    leg |= {"ranks": distributed.ranks(), "constants": run.about["constants"]}
-    legs = state.get("legs", []) if state else []
-    run.about["legs"] = legs if leg in legs[-1:] else [*legs, leg]
-    changed = ""
-    if state or 1 in checkpoints.epochs_in(run.folder):  # a kill in the first save leaves an epoch without a state
-        was = state or checkpoints.read_epoch(run.folder, 1)
-        now = run.about | {"constants": compared_constants(run.about["constants"], epochs, done, fixed)}
-        checkpoints.check_same_run(run.folder, was, now, defaults, new_leg=first == done + 1 > 1)
-        others = {name: value for name, value in run.about["constants"].items() if name != "EPOCHS"}
-        changed = checkpoints.differing(was["constants"], others, defaults)
+    run.about["legs"] = with_this_leg(state.get("legs", []) if state else [], run.about["constants"], precision)
+    changed = check_resumable(run, state, epochs, fixed, defaults)
     if state:
         checkpoints.restore(state, run.network, run.optimizer, run.random)
         if distributed.is_first():
             checkpoints.write_history(run.folder, run.history)  # where a kill came between the state and its table
         print(f"going on after epoch {done} in {run.folder}" + (f", begun with {changed}" if changed else ""))
+
+
+def with_this_leg(legs: list[dict], constants: dict[str, object], precision: str) -> list[dict]:
+    """A run's legs, and after them the one that begins here, if it is another than the last."""
+    leg = machine.about() | {"device": machine.device().type, "precision": machine.precision_name(precision)}
+    leg |= {"ranks": distributed.ranks(), "constants": constants}
+    return legs if leg in legs[-1:] else [*legs, leg]
+
+
+def check_resumable(
+    run: Run, state: dict | None, epochs: tuple[int, int], fixed: frozenset[str], defaults: dict[str, object]
+) -> str:
+    """What a run that is there was begun with where that differs from now; "" for a new one, or no difference.
+
+    state: of its newest epoch, if any. Raises UserError where it may not differ.
+    """
+    if not state and 1 not in checkpoints.epochs_in(run.folder):  # a kill in the first save leaves one without a state
+        return ""
+    constants, done = run.about["constants"], len(run.history)
+    was = state or checkpoints.read_epoch(run.folder, 1)
+    now = run.about | {"constants": compared_constants(constants, epochs, done, fixed)}
+    checkpoints.check_same_run(run.folder, was, now, defaults, new_leg=epochs[0] == done + 1 > 1)
+    others = {name: value for name, value in constants.items() if name != "EPOCHS"}
+    return checkpoints.differing(was["constants"], others, defaults)
 
 
 def compared_constants(

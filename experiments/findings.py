@@ -38,11 +38,12 @@ def entries(size: int, groups: tuple[str, ...] = ("study", "full")) -> dict[str,
     return {entry["name"]: entry for entry in comparison(rows(), groups) if entry["size"] == size}
 
 
-def seeds_of(run: str, network: str) -> list[Row]:
-    """compare.py's rows of a run, one of each seed that there is, in their order."""
+def seeds_of(run: str, network: str, lines: list[Row] | None = None) -> list[Row]:
+    """compare.py's rows of a run, among `lines` or all, one of each seed that there is, in their order."""
     names = {run, *(f"{run}-{seed}" for seed in SEEDS)}
     found = [task for task in tasks() if task.network == network and task.run in names]
-    return [row for task in found if (row := row_of(task, rows()))]
+    lines = rows() if lines is None else lines
+    return [row for task in found if (row := row_of(task, lines))]
 
 
 def by_variant(groups: tuple[str, ...]) -> dict[tuple[str, str, str], list[Task]]:

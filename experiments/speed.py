@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from common.results import Row, json_of
+from common.results import Row, json_of, rows
 from experiments.cells import markdown, mean, spread
 from experiments.findings import OPTIMIZERS, seeds_of
 from experiments.tasks import FULL
@@ -91,13 +91,14 @@ def our_seconds(entry: dict, row: Row) -> float:
 def timed(entry: dict, network: str) -> Iterator[tuple[str, float, list[Row], list[Row]]]:
     """Recipes timed on an entry's machine: run, seconds of the original, our rows and its own.
 
-    Timed is seed 0, alone on the machine with as many threads as the entry has.
+    Timed is seed 0, alone on the machine with as many threads as the entry has; the other seeds are of any machine.
     """
     originals = seeds_of("original", network)
+    here = {"machine": entry["machine"], "threads": entry["threads"]}.items()
+    lines = [row for row in rows() if row["seed"] or here <= row.items()]
     for run in RECIPES if originals else ():
-        ours = seeds_of(run, network)
-        here = {"seed": 0, "machine": entry["machine"], "threads": entry["threads"]}
-        if ours and here.items() <= ours[0].items() and "decode_seconds" in entry:
+        ours = seeds_of(run, network, lines)
+        if ours and not ours[0]["seed"] and "decode_seconds" in entry:
             yield run, original_seconds(entry, network, originals[0]), ours, originals
 
 

@@ -146,7 +146,10 @@ def test_no_training_counts_twice():
     """Tables take every row of a run for another seed."""
     rows = results.rows()
     named = {(row["run"], row["network"], row["mirror"]) for row in rows}
-    trained = {json.dumps([row["network"], row.get("constants"), row["mirror"]], sort_keys=True) for row in rows}
+    trained = {
+        json.dumps([row["network"], row.get("constants"), row["mirror"], row["machine"]], sort_keys=True)
+        for row in rows
+    }
     assert len(named) == len(trained) == len(rows)
 
 
@@ -234,9 +237,14 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     row = {"machine": "M", "threads": 2, "train_images": 100, "epochs": 5, "train_seconds": 5.0, "seed": 0,
            "image_size": 128, "constants": {"SIZES": [0.5, 0.5, 0.75, 1.0]}, **scores}  # fmt: skip
     found = {"original": [row | {"mean_iou": 0.4}, row | {"mean_iou": 0.6}],
-             "sprint-18": [row, row | {"mean_iou": 0.49}, row | {"mean_iou": 0.7}]}  # fmt: skip
+             "sprint-18": [row, row | {"mean_iou": 0.49, "seed": 1}, row | {"mean_iou": 0.7, "seed": 2}]}  # fmt: skip
     monkeypatch.setattr(speed, "entries", lambda: [entry, entry | {"machine": "other"}])
-    monkeypatch.setattr(speed, "seeds_of", lambda run, network: found.get(run, []) if network == "segnet" else [])
+    monkeypatch.setattr(speed, "rows", lambda: [row for of_run in found.values() for row in of_run])
+
+    def seeds_of(run, network, lines=None):
+        return [row for row in found.get(run, []) if network == "segnet" and (lines is None or row in lines)]
+
+    monkeypatch.setattr(speed, "seeds_of", seeds_of)
     for not_timed in ({"threads": 1}, {"seed": 1}, {"machine": "other still"}):
         found["sprint-35"] = [row | not_timed]
         (line,) = speed.stopwatch()[2:]
