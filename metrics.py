@@ -88,7 +88,7 @@ def near_contour(trimaps: Tensor, radius: int) -> Tensor:
 
 def contour_of(trimaps: Tensor) -> Tensor:
     """near_contour at CONTOUR px of 128."""
-    return near_contour(trimaps, max(1, int(CONTOUR * trimaps.shape[-1] / 128 + 0.5)))
+    return near_contour(trimaps, max(1, round(CONTOUR * trimaps.shape[-1] / 128)))
 
 
 def confusion(labels: Tensor, trimaps: Tensor, where: Tensor | None = None) -> Tensor:

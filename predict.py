@@ -16,6 +16,7 @@ same names is overwritten. The network is the newest that was trained here, or e
 import functools
 import itertools
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ INPUT = 0  # px a side of the square that an image is squeezed to; 0: as the net
 TILES = 0  # e.g. 2: 2x2 overlapping tiles are looked at as well; gained nothing on images of 256 px
 
 HEIC = (".heic", ".heif")  # what phones write
-WRITTEN = ("overlay", "trimap", "cutout")  # of each picture; none that is taken from a folder again
+WRITTEN = re.compile(r"(.+?)(_\d+)?(_overlay\.jpg|_trimap\.png|_cutout\.png)")  # by `write`, under `free_name`
 LONGEST = 65_500  # px a side, of a JPEG by libjpeg
 LONGEST_NAME = 200  # bytes of an image's name in those of its files, for which most systems have 255
 THUMBNAIL = 160  # px, the longer side on a contact sheet
@@ -99,7 +100,7 @@ def check_constants(images: list[str]) -> None:
     if INT8 and not EXPORT:
         raise UserError("INT8 is for EXPORT=file.onnx")
     if EXPORT and (Path(EXPORT).suffix.lower() != ".onnx" or os.path.isdir(EXPORT)):
-        raise UserError(f"EXPORT={EXPORT}: give the name of a file that ends in .onnx, such as segnet.onnx")
+        raise UserError(f"EXPORT={EXPORT}: give a file, named NAME.onnx, and no folder")
     if PAGE and (EXPORT or images):
         raise UserError("PAGE=True takes its images in the browser: leave out EXPORT and images")
     if EXPORT and images and not INT8:
@@ -152,7 +153,10 @@ def images_in(arguments: list[str]) -> list[Path]:
             files = sorted(file for file in path.iterdir() if os.path.isfile(file))
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror}") from error
-        inside = without_results([file for file in files if is_picture(file)])
+        inside = [file for file in files if is_picture(Path(file.name))]
+        if results := made_here(inside):
+            print(f"left out of {path}, since they were made here: {', '.join(file.name for file in results)}")
+        inside = [file for file in inside if file not in results]
         if left := [file.name for file in files if file.suffix.lower() in HEIC]:
             print(f"left out of {path}, since HEIC can't be read here: {', '.join(left)}")
         if not inside:
@@ -163,11 +167,12 @@ def images_in(arguments: list[str]) -> list[Path]:
     return paths
 
 
-def without_results(pictures: list[Path]) -> list[Path]:
-    """The pictures of a folder but those that were made here of others in it."""
+def made_here(pictures: list[Path]) -> list[Path]:
+    """Of the pictures of a folder, the results of others in it."""
     stems = {picture.stem for picture in pictures}
-    made = {f"{stem}_{kind}" for stem in stems for kind in WRITTEN} & stems
-    return [picture for picture in pictures if picture.stem not in made | ({"contact_sheet"} if made else set())]
+    names = ((picture, WRITTEN.fullmatch(picture.name)) for picture in pictures)
+    made = [picture for picture, name in names if name and {name[1], f"{name[1]}{name[2]}"} & stems]
+    return made + [picture for picture in pictures if made and picture.name == "contact_sheet.png"]
 
 
 def free_name(stem: str, taken: set[str]) -> str:

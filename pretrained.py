@@ -143,10 +143,10 @@ def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, o
         raise UserError(f"{path} does not fit {expected} with head {saved['head']!r}: {details[:300]}") from error
     if sum(tensor.nbytes for tensor in network.state_dict().values()) > path.stat().st_size:
         raise UserError(f"{path} is damaged: its weights have more numbers than it holds")
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise UserError(f"{path} has weights that are not finite, of a training that failed; take an earlier epoch")
     network = build(expected, **shape)
     network.load_state_dict(saved["weights"])
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserError(f"{path} has weights that are not finite; if it was trained here, take an earlier epoch")
     return network, about
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -104,7 +105,7 @@ def load_file(path: Path, mmap: bool = False) -> dict[str, object]:
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file makes torch.load raise of many kinds
-        reason = str(error).partition("\n")[0][:100]
+        reason = textwrap.shorten(str(error).partition("\n")[0], 100)
         told = f": {reason}" if " " in reason else ""  # not the number that an opcode of pickle has
         raise UserError(f"{path} is damaged, or no file of weights{told}") from error
     if not isinstance(saved, dict):

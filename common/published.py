@@ -48,10 +48,10 @@ def chosen(checkpoint: str, name: str) -> Path:
 def path_of(name: str) -> Path:
     """The file of a network's weights. Raises UserError where there is none, with the names that are near."""
     found = names()
-    if Path(name).name != name or name.endswith(".pt"):
-        raise UserError(f"WEIGHTS={name} is to be a published name ({', '.join(found)}); CHECKPOINT= takes a file")
     if name in found:
         return FOLDER / f"{name}.pt"
+    if Path(name).name != name or name.endswith(".pt"):
+        raise UserError(f"WEIGHTS={name} is no name of published weights, such as segnet; CHECKPOINT= takes a file")
     if not found:
         raise UserError(f"no weights of {name!r}: none are published yet in {FOLDER}; train first, python train.py")
     near = difflib.get_close_matches(name, found, n=1)

@@ -24,6 +24,7 @@ CODE_VERSION = 2  # raised by hand whenever images or labels in the cache would 
 TRUTH = "area"  # how labels are resized, for rows of results; rows without it are of version 1, "nearest"
 SPECIES = {1: "cat", 2: "dog"}  # as the lists number them
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # what is decoded; EPS, for one, would start Ghostscript
+HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis"))
 LARGEST = 50_000_000  # pixels; an image beyond this is taken for a decompression bomb
 AT_ONCE = 128  # images decoded, then written: as many as a kill may lose
 TURNS = dict(zip(range(2, 9), (  # by what EXIF calls the orientation
@@ -112,7 +113,7 @@ def size_of(folder: Path, pair: Pair) -> tuple[int, int]:
         with Image.open(path, formats=FORMATS) as image:
             return image.size
     except OSError as error:
-        raise UserError(f"{path} {fault(path, error)} ({pair.where})") from error
+        raise UserError(f"{path} {fault(path, error, pair.where)}") from error
 
 
 def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -> Tensor:
@@ -139,18 +140,20 @@ def read_pixels(path: Path, mode: str, where: str = "", upright: bool = False) -
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} {fault(path, error)}{place}") from error
+        raise UserError(f"{path} {fault(path, error, where)}") from error
 
 
-def fault(path: Path, error: Exception) -> str:
-    """What is wrong with a file that Pillow could not read."""
+def fault(path: Path, error: Exception, where: str) -> str:
+    """What is wrong with a file that Pillow could not read, and what to do; where: see `read_pixels`."""
+    place = f" ({where})" if where else ""
     if isinstance(error, OSError) and error.strerror:
-        return f"can't be read: {error.strerror}"
+        return f"can't be read: {error.strerror}{place}"
     if not isinstance(error, UnidentifiedImageError):
-        return f"can't be decoded: {error}"
+        return f"can't be decoded: {error}{place}"
+    if where:
+        return f"is no picture{place}: it is damaged, unpack its archive again"
     with open(path, "rb") as file:
-        is_heic = file.read(8)[4:] == b"ftyp"
-    kind = "HEIC or AVIF, which" if is_heic else "no picture, or of a kind that"
+        kind = "HEIC or AVIF, which" if file.read(12)[4:] in HEIC else "no picture, or of a kind that"
     return f"is {kind} can't be read here: save it as JPEG"
 
 
@@ -165,7 +168,7 @@ def shown(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # what has 16 bits is scaled to 8 later
         return image
     mode = "RGBA" if image.has_transparency_data else "RGB" if image.mode == "P" else image.mode
-    image = in_srgb(image.convert(mode))
+    image = in_srgb(image if image.mode == mode else image.convert(mode))
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) if image.mode == "RGBA" else image
 
 
@@ -173,11 +176,9 @@ def in_srgb(image: Image.Image) -> Image.Image:
     """The colours that the image's profile means, such as a phone's Display P3, as those of sRGB; where it fits."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        if "sRGB" in ImageCms.getProfileDescription(profile):
-            return image
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
-    except (KeyError, OSError, ValueError, ImageCms.PyCMSError):  # there is none, it is broken, or of other colours
+    except (KeyError, OSError, TypeError, ValueError, ImageCms.PyCMSError):  # none, a broken one, or of other colours
         return image
 
 

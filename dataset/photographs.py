@@ -23,7 +23,7 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
     """
     drawn, whole = cache_folder.parent.resolve(), folder.resolve()
     drawn = folder / drawn.relative_to(whole) if whole in drawn.parents else None
-    found = (path for path in folder.rglob("*") if is_picture(path) and drawn not in path.parents)
+    found = (path for path in folder.rglob("*") if is_picture(path.relative_to(folder)) and drawn not in path.parents)
     paths = sorted(path for path in found if path.is_file())
     if not paths:
         reason = f"has no photographs ({', '.join(SUFFIXES)})" if folder.is_dir() else "is no folder"
@@ -46,8 +46,8 @@ def load(folder: Path, size: int, cache_folder: Path) -> tuple[Tensor, list[Pair
 
 
 def is_picture(path: Path) -> bool:
-    """By its name; hidden files, such as macOS leaves beside pictures on other disks (._cat.jpg), are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """By its name; what is hidden, such as macOS leaves beside pictures on other disks (._cat.jpg), is none."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def digest(text: str) -> str:

@@ -10,6 +10,7 @@ from experiments.cells import difference, markdown, spread
 from experiments.tasks import SEEDS, STUDY, Task, constants_of, row_of, tasks
 
 MUON = "OPTIMIZER=muon"
+AT_95 = 4.3  # standard errors to either side, of three seeds: Student's t with two degrees of freedom
 OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
 
 
@@ -230,10 +231,11 @@ def muon() -> str:
 
 def moved_otherwise(first: dict[str, object], second: dict[str, object]) -> str:
     """What is to be said of a variant whose images were zoomed and turned more than another's, or less."""
-    strengths = [tuple(variant["constants"][name] for name in ("ZOOM", "ROTATION")) for variant in (first, second)]
-    if strengths[0] == strengths[1]:
+    more = [first["constants"][name] - second["constants"][name] for name in ("ZOOM", "ROTATION")]
+    if more == [0, 0]:
         return ""
-    return f", which had {'stronger' if strengths[0] > strengths[1] else 'weaker'} zoom and rotation"
+    kind = "stronger" if min(more) > 0 else "weaker" if max(more) < 0 else "other"
+    return f", which had {kind} zoom and rotation"
 
 
 def kind_of(machine: str) -> str:
@@ -278,10 +280,10 @@ class Pair:
         return paired(self.second, self.first, result)
 
     def verdict(self) -> str:
-        """Whether the second's mean IoU is higher; "Undecided" where it differs by less than two standard errors."""
+        """Whether the second's mean IoU is higher; "Undecided" where three seeds or more don't say so at 95 %."""
         found = differences(self.second, self.first, "mean_iou")
         mean = statistics.mean(found)
-        if len(found) < 2 or abs(mean) < 2 * statistics.stdev(found) / len(found) ** 0.5:
+        if len(found) < 3 or abs(mean) < AT_95 * statistics.stdev(found) / len(found) ** 0.5:
             return "Undecided"
         return "Yes" if mean > 0 else "No"
 

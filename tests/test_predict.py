@@ -219,13 +219,14 @@ def test_mistakes_are_told_in_a_line(script, tmp_path, monkeypatch):
     assert "choose another place" in said
 
 
-def test_a_folder_gives_its_pictures_and_not_what_was_made_of_them(tmp_path):
+def test_a_folder_gives_its_pictures_and_not_what_was_made_of_them(tmp_path, capsys):
     """Nor what a Mac leaves beside them on other disks."""
-    names = ("cat.jpg", "cat_nap.png", "dog_overlay.jpg", "dog.PNG", "no_overlay.jpg")
-    made = ("cat_overlay.jpg", "cat_trimap.png", "cat_cutout.png", "cat_nap_cutout.png", "contact_sheet.png")
-    for name in (*names, *made, "._cat.jpg"):
+    names = ("cat.jpg", "cat.png", "cat_nap.png", "dog.PNG", "no_overlay.jpg", "cat_cutout.webp", "contact_sheet.jpg")
+    made = ("cat_overlay.jpg", "cat_2_trimap.png", "cat_cutout.png", "cat_nap_2_cutout.png", "dog_overlay.jpg")
+    for name in (*names, *made, "contact_sheet.png", "._cat.jpg"):
         (tmp_path / name).touch()
-    assert {path.name for path in predict.images_in([str(tmp_path)])} == {*names} - {"dog_overlay.jpg"}
+    assert {path.name for path in predict.images_in([str(tmp_path)])} == {*names}
+    assert f"made here: {', '.join(sorted(made))}, contact_sheet.png" in capsys.readouterr().out
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "contact_sheet.png").touch()
     assert len(predict.images_in([str(tmp_path / "other")])) == 1
@@ -233,25 +234,29 @@ def test_a_folder_gives_its_pictures_and_not_what_was_made_of_them(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colours_are_those_that_the_files_profile_means(mode, tmp_path):
-    """By sRGB's with red and green exchanged, under another name; a broken one changes nothing."""
+    """By sRGB's with red and green exchanged; a broken one changes nothing."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    other = profile.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
-    other = other.replace(b"rXYZ", b"?").replace(b"gXYZ", b"rXYZ").replace(b"?", b"gXYZ")
+    other = profile.replace(b"rXYZ", b"?").replace(b"gXYZ", b"rXYZ").replace(b"?", b"gXYZ")
     red, green = (204, 0, 0), (0, 204, 0)
     image = Image.new("RGB", (9, 5), red).convert(mode)
     for icc, seen in ((profile, red), (other, green), (other[:200], red), (b"no profile", red)):
         image.save(tmp_path / "a.png", icc_profile=icc)
         found = read_pixels(tmp_path / "a.png", "RGB", upright=True)
         assert (found - torch.tensor(seen)[:, None, None]).abs().max() <= 2
+    image.convert("RGB").save(tmp_path / "a.tif", tiffinfo={34675: 7})  # a profile that is a number
+    assert read_pixels(tmp_path / "a.tif", "RGB", upright=True)[0, 0, 0] == 204
 
 
 @pytest.mark.parametrize(
-    ("start", "told"), [(b"\0\0\0\x18ftypheic", "is HEIC or AVIF"), (b"%PDF-1.7", "is no picture")]
+    ("start", "told"),
+    [(b"\0\0\0\x18ftypheic", "is HEIC"), (b"\0\0\0\x18ftypisom", "is no picture"), (b"", "is no picture")],
 )
 def test_what_only_looks_like_a_jpeg_is_told_as_what_it_is(start, told, tmp_path):
     (tmp_path / "a.jpg").write_bytes(start + bytes(99))
     with pytest.raises(UserError, match=f"a.jpg {told}.* save it as JPEG"):
         read_pixels(tmp_path / "a.jpg", "RGB")
+    with pytest.raises(UserError, match=r"is no picture \(list.txt, line 3\): it is damaged, unpack"):
+        read_pixels(tmp_path / "a.jpg", "L", "list.txt, line 3")
 
 
 def test_the_newest_network_is_none_of_an_experiment(tmp_path):

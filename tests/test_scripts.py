@@ -110,7 +110,7 @@ def test_mistakes_are_one_line(script, tmp_path):
 
 @pytest.mark.parametrize(("file", "name"), [("epoch_02.pt", "file-my-epoch_02"), ("cache.pt", "file-cache")])
 def test_a_row_names_the_file_that_it_is_of(file, name, tmp_path, monkeypatch):
-    """From its own folder too; and no name is that of a run."""
+    """From its own folder too."""
     folder = tmp_path / "my" / "segnet"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)

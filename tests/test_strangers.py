@@ -100,7 +100,7 @@ def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
     (tmp_path / "folder.onnx").mkdir()
     for export in (".", "/", str(tmp_path), "own.jpg", "epoch_01.pt", str(tmp_path / "folder.onnx")):
         monkeypatch.setattr(predict, "EXPORT", export)
-        with pytest.raises(UserError, match=r"a file that ends in \.onnx"):
+        with pytest.raises(UserError, match=r"named NAME\.onnx, and no folder"):
             predict.check_constants([])
 
 

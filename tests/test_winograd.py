@@ -89,6 +89,9 @@ def test_a_network_uses_them_in_training_in_float32_on_a_cpu(network, narrow, us
     copy.deepcopy(net).requires_grad_(False)(x)
     copy.deepcopy(net).eval()(x)
     copy.deepcopy(net).double()(x.double())
+    with pytest.MonkeyPatch.context() as held:
+        held.setattr(winograd, "PAYS", False)
+        net(x)
     use_torchs(net)
     net(x)
     assert not used
