@@ -155,7 +155,7 @@ def images_in(arguments: list[str]) -> list[Path]:
             raise UserError(f"{path} can't be read: {error.strerror}") from error
         inside = [file for file in files if is_picture(Path(file.name))]
         if results := made_here(inside):
-            print(f"left out of {path}, since they were made here: {', '.join(file.name for file in results)}")
+            print(f"left out of {path}, since they were made here: {len(results)} pictures, such as {results[0].name}")
         inside = [file for file in inside if file not in results]
         if left := [file.name for file in files if file.suffix.lower() in HEIC]:
             print(f"left out of {path}, since HEIC can't be read here: {', '.join(left)}")
@@ -171,7 +171,7 @@ def made_here(pictures: list[Path]) -> list[Path]:
     """Of the pictures of a folder, the results of others in it."""
     stems = {picture.stem for picture in pictures}
     names = ((picture, WRITTEN.fullmatch(picture.name)) for picture in pictures)
-    made = [picture for picture, name in names if name and {name[1], f"{name[1]}{name[2]}"} & stems]
+    made = [picture for picture, name in names if name and {name[1], name[1] + (name[2] or "")} & stems]
     return made + [picture for picture in pictures if made and picture.name == "contact_sheet.png"]
 
 

@@ -20,8 +20,8 @@ TILE, STEP = 6, 4  # px a side: of a tile, and of the block that it gives
 # With fewer channels, or fewer pixels in the whole batch, the changes of basis take longer than they save, or take
 # more memory than that is worth: measured for each layer of SegNet on two AMD cores, held to AVX2.
 CHANNELS, PIXELS = 128, 1024
-# MKL is x86's; elsewhere nothing was measured. Processors with bfloat16 train in that, and where they are asked for
-# float32, torch's convolutions use AVX-512 in full on some of them, which MKL's products do not on AMD.
+# MKL is x86's; elsewhere nothing was measured. Processors with bfloat16 train in that. Asked for float32 they keep
+# torch's: ours were the faster on one such processor, and can hardly be on another (experiments/README.md, "Speed").
 PAYS = torch.backends.mkl.is_available() and not machine.processor_has_bfloat16()
 
 # For one side of a tile, of a kernel, and of a block: the paper's Bᵀ, G and Aᵀ
