@@ -276,8 +276,10 @@ def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
     found["sprint-18"][1]["mean_iou"] = 0.5
     assert "| after 10 s: 5.0x |" in speed.gains()[2]
     found["sprint-18"][2]["iou_old_torchmetrics"] = 0.4
-    assert "| after 10 s: 5.0x; old IoU: 2 of 3 seeds |" in speed.gains()[2]
-    found["sprint-18"][2]["iou_old_torchmetrics"] = 0.5
+    assert "| after 10 s: 5.0x; old `iou` 2 of 3 |" in speed.gains()[2]
+    found["sprint-18"][0]["iou"] = 0.4
+    assert "| after 10 s: 5.0x; `iou` 2 of 3, old `iou` 2 of 3 |" in speed.gains()[2]
+    found["sprint-18"][2]["iou_old_torchmetrics"] = row["iou"] = 0.5
     found["sprint-35"] = [row | {"constants": {"SIZES": [0.5]}}]  # decodes at two sizes alone: 3.5 s
     assert "| after 8 s: 5.9x |" in speed.gains()[2]
     found["sprint-35"][0]["train_seconds"] = 45.0  # the soonest is told, not the first of RECIPES
