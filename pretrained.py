@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from common import encoder_weights
 from common.encoder_weights import LITE0, VGG, import_timm
 from common.files import load_file
+from common.gradients import quick_depthwise, upsample
 from common.settings import UserError
 from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape
 
@@ -71,14 +71,15 @@ class PretrainedSegmentation(nn.Module):
         """The bottleneck (B, C, H/16, W/16), and the maps that join the decoder's stages (or None), finest first."""
         if x.shape[-1] % STRIDE or x.shape[-2] % STRIDE:
             raise UserError(f"images are multiples of {STRIDE} px a side, not {x.shape[-1]}x{x.shape[-2]}")
-        maps = dict(zip(self.strides, self.encoder((x - self.mean) / self.std)))
+        with quick_depthwise(x):
+            maps = dict(zip(self.strides, self.encoder((x - self.mean) / self.std)))
         return maps[STRIDE], [maps[2**i] if 2**i in self.skips else None for i in range(self.stages)]
 
     def decode(self, x: Tensor, handed_over: list[Tensor | None]) -> Tensor:
         """Logits (B, 3, H, W) from what `encode` returned; `handed_over` is emptied, so maps are freed once used."""
         x = self.project(x)  # (B, 512, H/16, W/16)
         for i in range(self.stages, 0, -1):
-            x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+            x = upsample(x, (2 * x.shape[-2], 2 * x.shape[-1]))
             skipped = handed_over.pop()
             x = x if skipped is None else torch.cat((x, skipped), 1)
             x = self.get_submodule(f"uc{i}")(x)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.gradients import DepthwiseConv2d, upsample
 from common.pooling import max_pool, max_unpool
 from common.settings import UserError
 from common.winograd import Conv2d
@@ -30,9 +31,7 @@ class DepthwiseSeparableConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int, bias: bool) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            in_channels, in_channels, kernel_size, padding=padding, groups=in_channels, bias=False
-        )
+        self.depthwise = DepthwiseConv2d(in_channels, kernel_size, padding)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +157,7 @@ class UNet(ImageSegmentation):
 
     @staticmethod
     def up(x: Tensor, kept: object) -> Tensor:
-        return torch.cat((kept, F.interpolate(x, kept.shape[-2:], mode="bilinear")), 1)
+        return torch.cat((kept, upsample(x, kept.shape[-2:])), 1)
 
 
 class UNetDSC(UNet):
@@ -176,7 +175,7 @@ class BilinearDSC(ImageSegmentationDSC):
 
     @staticmethod
     def up(x: Tensor, kept: object) -> Tensor:
-        return F.interpolate(x, kept, mode="bilinear")
+        return upsample(x, kept)
 
 
 class BilinearMapsDSC(UNetDSC):
@@ -186,7 +185,7 @@ class BilinearMapsDSC(UNetDSC):
 
     @staticmethod
     def up(x: Tensor, kept: object) -> Tensor:
-        return F.interpolate(x, kept.shape[-2:], mode="bilinear") + kept
+        return upsample(x, kept.shape[-2:]) + kept
 
 
 class SegNetMapsDSC(ImageSegmentationDSC):
