@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
-LARGEST = 3  # side of the depthwise kernels whose gradient is quick
+QUICK = True  # False: PyTorch's own, to compare with
+LARGEST = 3  # side of the depthwise kernels whose gradient PyTorch is quick at
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, of maps (B, C, h, w) to (B, C, H, W)."""
     enlarged = F.interpolate(x, size, mode="bilinear")
-    if enlarged.requires_grad and enlarged.device.type == "cpu":
+    if QUICK and enlarged.requires_grad and enlarged.device.type == "cpu":
         channels_last = enlarged.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         enlarged.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
@@ -41,7 +42,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 def quick_depthwise(x: Tensor) -> contextlib.AbstractContextManager:
     """Inside, the depthwise convolutions of any module become as quick as this file's, if x is on a CPU."""
-    return _Conv2d() if x.device.type == "cpu" and torch.is_grad_enabled() else contextlib.nullcontext()
+    return _Conv2d() if QUICK and x.device.type == "cpu" and torch.is_grad_enabled() else contextlib.nullcontext()
 
 
 class _Conv2d(TorchFunctionMode):
@@ -58,7 +59,7 @@ def conv2d(input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilati
 
 def is_slow(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> bool:
     """Whether a convolution is depthwise, in bfloat16 and on a CPU, its kernel large or its stride more than 1."""
-    if groups == 1 or (max(weight.shape[2:]) <= LARGEST and max(pair(stride)) == 1):
+    if not QUICK or groups == 1 or (max(weight.shape[2:]) <= LARGEST and max(pair(stride)) == 1):
         return False
     if x.dim() != 4 or not groups == x.shape[1] == weight.shape[0] or isinstance(padding, str):
         return False

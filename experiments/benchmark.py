@@ -9,6 +9,7 @@ The two ways take turns, each in a process of its own, and medians are compared:
 every image decoded every epoch, float32, contiguous maps, built-in pooling and convolutions, plain Adam.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -24,7 +25,7 @@ import torch
 
 import fetch_oxford_iiit_pets as pets
 import train
-from common import machine, results, settings
+from common import encoder_weights, machine, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import REPOSITORY
 from common.settings import UserError
@@ -32,7 +33,7 @@ from common.winograd import PAYS
 from dataset import cache
 from experiments import charts
 from experiments.original import OriginalSegmentation
-from experiments.ways import TORCHS, TWIN, Job, take_turns
+from experiments.ways import TORCHS, TORCHS_GRADIENTS, TWIN, Job, take_turns
 from segnet import SEGNETS, ImageSegmentation, UNet
 
 # What is measured
@@ -42,7 +43,12 @@ SHARES = (0.5, 0.625, 0.75, 1.0)  # of IMAGE_SIZE: where the recipes train that 
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
-PARTS = ("steps", "twin", "data", "start", "tried", "convolutions")  # written one by one; tables want the first four
+PARTS = ("steps", "twin", "data", "start", "tried", "convolutions", "gradients")  # tables want the first four
+GRADIENTS = {  # whose training common/gradients.py makes quicker: what builds them
+    "unet_dsc": {},
+    "segnet_dsc": {"kernel_size": 5},
+    "segnet_dsc_lite2": {"encoder": encoder_weights.LITE2, "skips": True},
+}
 
 
 def main() -> None:
@@ -96,7 +102,22 @@ def convolutions() -> dict[str, object]:
     if not PAYS:
         return {}
     ms, memory = timed("train", "segnet", ("ours_float32", TORCHS))
-    return {"convolutions": {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}}
+    return {"convolutions": both(ms, memory)}
+
+
+def gradients() -> dict[str, object]:
+    """Training steps by common/gradients.py or not: ms per image, peak memory in MiB; an encoder's if there is timm."""
+    has_timm = importlib.util.find_spec("timm")
+    found = {
+        network: both(*timed("train", network, ("ours", TORCHS_GRADIENTS), shape))
+        for network, shape in GRADIENTS.items()
+        if has_timm or "encoder" not in shape
+    }
+    return {"gradients": found}
+
+
+def both(ms: dict[str, float], memory: dict[str, int]) -> dict[str, dict[str, float]]:
+    return {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}
 
 
 def twin() -> dict[str, object]:
@@ -104,10 +125,8 @@ def twin() -> dict[str, object]:
     found: dict[str, dict] = {}
     for kind in ("train", "infer"):
         for network in SEGNETS:
-            ms, memory = timed(kind, network, ("ours", TWIN))
-            of_ways = {way: {"ms": ms[way], "peak_mib": memory[way]} for way in ms}
-            found.setdefault(kind, {})[network] = of_ways
-    return {"unet_twin": found}
+            found.setdefault(kind, {})[network] = both(*timed(kind, network, ("ours", TWIN)))
+    return {"unet_twin": found | {"quick_gradients": True}}  # the U-Net's too; older entries lack them
 
 
 def data() -> dict[str, object]:
@@ -133,17 +152,20 @@ def starting() -> dict[str, object]:
     return {"start_to_first_step_seconds": statistics.median(start_to_first_step() for _ in range(3))}
 
 
-MEASURES = {"steps": steps, "twin": twin, "data": data, "start": starting, "tried": tried, "convolutions": convolutions}
+MEASURES = {"steps": steps, "twin": twin, "data": data, "start": starting, "tried": tried,
+            "convolutions": convolutions, "gradients": gradients}  # fmt: skip
 
 
-def timed(kind: str, network: str, ways: tuple[str, ...]) -> tuple[dict[str, float], dict[str, int]]:
+def timed(
+    kind: str, network: str, ways: tuple[str, ...], shape: dict[str, object] | None = None
+) -> tuple[dict[str, float], dict[str, int]]:
     """Milliseconds per image, medians of turns, and peak memory in MiB, both by way."""
-    turns, memory = take_turns(job(kind, network), ways, REPEATS)
+    turns, memory = take_turns(job(kind, network, shape), ways, REPEATS)
     return {way: 1000 * statistics.median(seconds) / BATCH_SIZE for way, seconds in turns.items()}, memory
 
 
-def job(kind: str, network: str) -> Job:
-    return Job(kind, network, BATCH_SIZE, IMAGES, data_constants())
+def job(kind: str, network: str, shape: dict[str, object] | None = None) -> Job:
+    return Job(kind, network, BATCH_SIZE, IMAGES, data_constants(), shape or {})
 
 
 def data_constants() -> dict[str, object]:

@@ -181,8 +181,8 @@ def answers() -> list[str]:
     return [
         f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
-        f"indices. Depending on machine and network, a training step takes {twin.saved('train', 'ms')} time, "
-        f"predicting {twin.saved('infer', 'ms')}; the process's peak memory in training is "
+        f"indices. A training step takes {twin.saved('train', 'ms')} time in bfloat16 on a CPU, predicting, depending "
+        f"on machine and network, {twin.saved('infer', 'ms')}; the process's peak memory in training is "
         f"{twin.saved('train', 'peak_mib')}, where two runs of the same differ by up to {twin.repeats('train')}.",
         "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels / at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "

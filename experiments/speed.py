@@ -144,6 +144,21 @@ def convolutions() -> list[str]:
     return markdown(header, cells)
 
 
+def gradients() -> list[str]:
+    """Training steps by common/gradients.py and by PyTorch's gradients."""
+    cells = []
+    for entry in entries():
+        for network, ways in entry.get("gradients", {}).items():
+            ours, torchs = ways["ours"], ways["torchs_gradients"]
+            kernel = " `KERNEL_SIZE=5`" if network == "segnet_dsc" else ""
+            cells.append((entry["machine"], entry["precision"], network + kernel, f"{torchs['ms']:.1f}",
+                          f"{ours['ms']:.1f}", f"{torchs['ms'] / ours['ms']:.2f}x", f"{torchs['peak_mib']:,}",
+                          f"{ours['peak_mib']:,}", entry["measured"]["gradients"]["commit"][:7]))  # fmt: skip
+    header = ("machine", "precision", "network", "PyTorch's, ms per image", "ours", "gain", "PyTorch's, MiB", "ours",
+              "commit")  # fmt: skip
+    return markdown(header, cells)
+
+
 def speed() -> list[str]:
     """All that the benchmark measured on the first of its machines."""
     result = entries()[0]
@@ -159,7 +174,9 @@ def speed() -> list[str]:
 
 def commits_of(entry: dict) -> list[str]:
     """Of what `speed` tells: the other parts have tables of their own. Earlier entries were measured at once."""
-    parts = [part for name, part in entry.get("measured", {}).items() if name not in ("twin", "convolutions")]
+    parts = [
+        part for name, part in entry.get("measured", {}).items() if name not in ("twin", "convolutions", "gradients")
+    ]
     return list(dict.fromkeys(commit[:7] for commit in (entry["commit"], *(part["commit"] for part in parts))))
 
 

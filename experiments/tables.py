@@ -289,9 +289,9 @@ def onnx() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, memory, large_images, onnx, kills, answers, speed.speed,
-              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, scaling.ranks, scaling.scale,
-              scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths,
-              findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
+              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, speed.gradients, scaling.ranks,
+              scaling.scale, scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains,
+              worth.tried_lengths, findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {
     f"study_{name}": functools.partial(study_table, name)
     for name in ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 import fetch_oxford_iiit_pets as pets
+import pretrained
 import train
-from common import machine
+from common import gradients, machine
 from common.recorded import WARM_UP, Recorded, can_record
 from common.winograd import use_torchs
 from dataset.batches import all_of, batches
 from experiments.original import OriginalPets, OriginalSegmentation
-from segnet import NETWORKS, SEGNETS
+from segnet import SEGNETS
 
 TWIN = "unet"  # a way: the same widths and the same step, but whole maps are handed to the decoder
 TORCHS = "torchs_float32"  # a way: ours in float32, but by torch's own convolutions
+TORCHS_GRADIENTS = "torchs_gradients"  # a way: ours, but by none of the gradients of common/gradients.py
 IN_FLOAT32 = ("original", "ours_float32", TORCHS)
 
 
@@ -27,10 +29,11 @@ class Job(NamedTuple):
     """What is measured in each way; a worker is a new process, so all that it needs is in here."""
 
     kind: str  # "train", "infer" or "data"
-    network: str  # "segnet" or "segnet_dsc"
+    network: str  # as pretrained.full_name says it
     batch_size: int
     images: int  # per turn of the data path
     data: dict[str, object]  # constants of fetch_oxford_iiit_pets.py
+    shape: dict[str, object]  # what builds the network, beside its name
 
 
 def take_turns(job: Job, ways: tuple[str, ...], repeats: int) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -81,9 +84,10 @@ def prepared(job: Job, way: str) -> tuple[nn.Module, torch.dtype, Tensor, Tensor
     if way == "original":
         net = OriginalSegmentation(SEGNETS[job.network](head="original"))
     else:
-        net = NETWORKS[job.network.replace("segnet", TWIN) if way == TWIN else job.network]()
+        net = pretrained.build(job.network.replace("segnet", TWIN) if way == TWIN else job.network, **job.shape)
     if way == TORCHS:
         use_torchs(net)
+    gradients.QUICK = way != TORCHS_GRADIENTS
     images = torch.rand(job.batch_size, 3, pets.IMAGE_SIZE, pets.IMAGE_SIZE)
     trimaps = torch.randint(0, 3, (job.batch_size, 1, pets.IMAGE_SIZE, pets.IMAGE_SIZE))
     dtype = machine.precision("float32" if way in IN_FLOAT32 else "auto")
@@ -96,6 +100,7 @@ def training(job: Job, way: str) -> Callable[[], object]:
     if way == "ours_compiled":
         net.compile()
     train.PRECISION = str(dtype).removeprefix("torch.")  # Muon's products too
+    train.ENCODER = job.shape.get("encoder", "")
     adam = torch.optim.Adam(net.parameters(), 1e-3)
     optimizer = adam if way == "original" else train.make_optimizer(net)
 

@@ -1,5 +1,6 @@
 """The benchmark, whole, on drawn pets at 32 px: what it writes, and what it must find whatever the machine."""
 
+import importlib.util
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import fetch_oxford_iiit_pets as pets
 import train
-from common import winograd
+from common import gradients, winograd
 from common.winograd import Conv2d
 from dataset.batches import divide
 from experiments import agreement, benchmark, speed, tasks, ways
@@ -23,7 +24,7 @@ class Orders(list):
         assert answer > 0  # seconds of a turn, and at the end MiB
 
 
-@pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN, ways.TORCHS])
+@pytest.mark.parametrize("way", [*benchmark.WAYS, ways.TWIN, ways.TORCHS, ways.TORCHS_GRADIENTS])
 def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
     """It is a new process: of the command line it knows what its job says. What is float32 is so in Muon too."""
     seen, step = [], train.train_step
@@ -33,13 +34,15 @@ def test_a_worker_measures_batches_of_the_size_asked_for(way, monkeypatch):
         assert getattr(optimizer, "dtype", torch.float32) == dtype
         kinds = {module.plain for module in network.modules() if isinstance(module, Conv2d)}
         assert kinds == {way in ("original", ways.TORCHS)}  # whose convolutions are torch's
+        assert gradients.QUICK is (way != ways.TORCHS_GRADIENTS)
         return step(network, optimizer, images, trimaps, loss, dtype)
 
     monkeypatch.setattr(train, "train_step", watched)
-    monkeypatch.setattr(train, "PRECISION", train.PRECISION)  # put back after the test
+    for module, name in ((train, "PRECISION"), (train, "ENCODER"), (gradients, "QUICK")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back after the test
     for name in ("DATASET", "IMAGE_SIZE"):
         monkeypatch.setattr(pets, name, getattr(pets, name))  # put back after the test
-    job = ways.Job("train", "segnet", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32})
+    job = ways.Job("train", "segnet", 4, 32, {"DATASET": "toy", "IMAGE_SIZE": 32}, {})
     ways.work(job, way, Orders(["go", "stop"]))
     assert {tuple(shape) for shape in seen} == {(4, 3, 32, 32)}
 
@@ -53,7 +56,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
         "REPEATS=1",
         "BATCH_SIZE=4",
         "IMAGES=32",
-        "PARTS=steps,convolutions,twin,data,start",
+        "PARTS=steps,convolutions,gradients,twin,data,start",
     )
     folder = tmp_path / "toy" / "published"
     (result,) = json.loads((folder / "benchmark.json").read_text())
@@ -69,7 +72,12 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
     assert kept == {"segnet_builtin": 8 * windows, "segnet": windows // 4, "unet": 4 * 4 * windows}
     assert result["data_images_per_second"]["ours"] > result["data_images_per_second"]["original"]
     assert result["start_to_first_step_seconds"] > 0
-    assert list(result["measured"]) == ["steps", "twin", "data", "start", *(["convolutions"] if winograd.PAYS else [])]
+    assert result["unet_twin"]["quick_gradients"]
+    of_encoder = {"segnet_dsc_lite2"} if importlib.util.find_spec("timm") else set()
+    assert result["gradients"].keys() == {"unet_dsc", "segnet_dsc"} | of_encoder
+    assert all(step["ms"] > 0 for by_way in result["gradients"].values() for step in by_way.values())
+    parts = ["steps", "twin", "data", "start", *(["convolutions"] if winograd.PAYS else []), "gradients"]
+    assert list(result["measured"]) == parts
     assert list(result["decode_seconds"]) == ["16", "20", "24", "32"]
     assert all(seconds > 0 for seconds in result["decode_seconds"].values())
     assert abs(result["step_gflop_per_image"]["segnet"] - 54.7 / 16) < 0.02  # counted elsewhere at 128 px: 54.7

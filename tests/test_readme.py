@@ -77,14 +77,17 @@ def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
 def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
     """Less, or where it takes more, more: the least and the most over machines and networks."""
 
-    def entry(*ours: int) -> dict:
+    def entry(*ours: int, quick: bool = True) -> dict:
         ways = {str(i): {"ours": {"ms": ms}, "unet": {"ms": 100}} for i, ms in enumerate(ours)}
-        return {"unet_twin": {"train": ways}}
+        return {"unet_twin": {"train": ways, "infer": ways, "quick_gradients": quick}}
 
     monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(80)])
     assert twin.saved("train", "ms") == "10 to 30 % less"
     monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(104)])
     assert twin.saved("train", "ms") == "4 % more to 30 % less"
+    monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(50, quick=False)])  # the U-Net's was slow
+    assert twin.saved("train", "ms") == "10 to 30 % less"
+    assert twin.saved("infer", "ms") == "10 to 50 % less"
 
 
 def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
