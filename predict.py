@@ -13,6 +13,8 @@ the image's own size; NAME_cutout.png is the pet on transparent ground, soft alo
 same names is overwritten. The network is the newest that was trained here, or else the best that is published.
 """
 
+from common import machine  # isort: skip - first: common/__init__.py says how torch's threads wait
+
 import functools
 import itertools
 import os
@@ -25,7 +27,7 @@ from tqdm import tqdm
 
 import fetch_oxford_iiit_pets as pets
 import pretrained
-from common import checkpoints, cutout, machine, onnx_export, page, pictures, published, settings
+from common import checkpoints, cutout, onnx_export, page, pictures, published, settings
 from common.files import REPOSITORY
 from common.settings import UserError
 from common.trimap import CLASSES, PET

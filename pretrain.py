@@ -12,6 +12,8 @@ FILE is outputs/pretrained/RUN/NETWORK/pretrained.pt, which is written at the en
 Started again, it goes on where it stopped. After He et al. 2022 (https://arxiv.org/abs/2111.06377).
 """
 
+from common import machine  # isort: skip - first: common/__init__.py says how torch's threads wait
+
 import math
 import sys
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from torch.nn import functional as F
 import fetch_oxford_iiit_pets as pets
 import pretrained
 import segnet
-from common import checkpoints, distributed, machine, masking, pictures, results, settings, training
+from common import checkpoints, distributed, masking, pictures, results, settings, training
 from common import optimizer as optimizers
 from common.files import write_atomically
 from common.masked_autoencoder import MaskedPainter, MaskedTransformer, check_divides, settle_statistics

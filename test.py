@@ -9,6 +9,8 @@
 Results are over the whole test split at once, the custom IoU as a mean over images; "batch_mean" is over batches.
 """
 
+from common import machine  # isort: skip - first: common/__init__.py says how torch's threads wait
+
 import json
 import math
 import shutil
@@ -23,7 +25,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, distributed, machine, pictures, published, results, settings
+from common import checkpoints, distributed, pictures, published, results, settings
 from common.cost import kept_bytes, multiply_adds
 from common.files import append_line, write_atomically
 from common.inference import logits_of

@@ -6,6 +6,8 @@ python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
 torchrun --nproc-per-node=2 train.py      by two processes that share each batch
 """
 
+from common import machine  # isort: skip - first: common/__init__.py says how torch's threads wait
+
 import itertools
 import math
 import sys
@@ -19,7 +21,7 @@ import fetch_oxford_iiit_pets as pets
 import metrics
 import pretrained
 import segnet
-from common import checkpoints, distributed, machine, results, settings, training
+from common import checkpoints, distributed, results, settings, training
 from common import optimizer as optimizers
 from common.recorded import Recorded
 from common.settings import UserError

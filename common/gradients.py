@@ -1,10 +1,11 @@
 """Backward passes that PyTorch is slow at on a CPU, taken another way; the result is the same but for rounding.
 
-Measured with PyTorch 2.14 on AVX-512 with bfloat16 (experiments/README.md, "Speed"):
+Measured with PyTorch 2.14 by AVX-512 with bfloat16 alone (experiments/README.md, "Speed"), on maps of 16 px and more:
 
-- In bfloat16 the gradient of a depthwise kernel larger than 3x3 takes ten times as long as that of its 3x3 parts.
+- In bfloat16 the gradient of a depthwise kernel of 5x5 takes ten times as long as that of its 3x3 parts, of 7x7 four.
 - In bfloat16 the gradient of a depthwise convolution's input takes six times as long as in float32 if it has a stride.
-- Bilinear upsampling takes a gradient that is part of a larger map, as behind torch.cat, value by value.
+- Bilinear upsampling takes a gradient value by value unless it is whole and in channels_last, as behind torch.cat it
+  is not.
 """
 
 import contextlib
@@ -24,9 +25,7 @@ def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, of maps (B, C, h, w) to (B, C, H, W)."""
     enlarged = F.interpolate(x, size, mode="bilinear")
     if QUICK and enlarged.requires_grad and enlarged.device.type == "cpu":
-        channels_last = enlarged.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        enlarged.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+        enlarged.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
     return enlarged
 
 
@@ -42,16 +41,17 @@ class DepthwiseConv2d(nn.Conv2d):
 
 def quick_depthwise(x: Tensor) -> contextlib.AbstractContextManager:
     """Inside, the depthwise convolutions of any module become as quick as this file's, if x is on a CPU."""
-    return _Conv2d() if QUICK and x.device.type == "cpu" and torch.is_grad_enabled() else contextlib.nullcontext()
+    applies = QUICK and x.device.type == "cpu" and torch.is_grad_enabled()
+    return _QuickDepthwise() if applies else contextlib.nullcontext()
 
 
-class _Conv2d(TorchFunctionMode):
+class _QuickDepthwise(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return (conv2d if function is torch.conv2d else function)(*args, **(kwargs or {}))
 
 
 def conv2d(input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
-    """torch.conv2d, but for how gradients are computed where torch's are slow."""
+    """torch.conv2d, but for how gradients are computed where torch's are slow; they have no gradients of their own."""
     if is_slow(input, weight, stride, padding, dilation, groups):
         return _Depthwise.apply(input, weight, bias, pair(stride), pair(padding))
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -65,13 +65,15 @@ def is_slow(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -
         return False
     if x.device.type != "cpu" or max(pair(dilation)) > 1 or not torch.is_grad_enabled():
         return False
-    cast = torch.is_autocast_enabled("cpu")
-    return ({torch.get_autocast_dtype("cpu")} if cast else {x.dtype, weight.dtype}) == {torch.bfloat16}
+    types = {x.dtype, weight.dtype}
+    if torch.is_autocast_enabled("cpu") and types <= {torch.float32, torch.bfloat16}:
+        types = {torch.get_autocast_dtype("cpu")}
+    return types == {torch.bfloat16}
 
 
-def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
     """The value for height and for width, of what torch.conv2d takes."""
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+    return (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -112,6 +114,7 @@ def gradient_of_input(x: Tensor, weight: Tensor, gradient: Tensor, stride: tuple
 
 def gradient_of_weight(x: Tensor, weight: Tensor, gradient: Tensor, stride: tuple, padding: tuple) -> Tensor:
     """Part by part of the kernel, of the pixels of x that each part was multiplied with."""
+    gradient = gradient.contiguous(memory_format=torch.channels_last)  # once, rather than for each part
     x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x
     found = torch.empty_like(weight)
     for top, height in parts(weight.shape[2]):

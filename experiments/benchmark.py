@@ -12,6 +12,7 @@ every image decoded every epoch, float32, contiguous maps, built-in pooling and 
 import importlib.util
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -33,7 +34,7 @@ from common.winograd import PAYS
 from dataset import cache
 from experiments import charts
 from experiments.original import OriginalSegmentation
-from experiments.ways import TORCHS, TORCHS_GRADIENTS, TWIN, Job, take_turns
+from experiments.ways import SPINNING, TORCHS, TORCHS_GRADIENTS, TWIN, Job, take_turns
 from segnet import SEGNETS, ImageSegmentation, UNet
 
 # What is measured
@@ -43,11 +44,11 @@ SHARES = (0.5, 0.625, 0.75, 1.0)  # of IMAGE_SIZE: where the recipes train that 
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
-PARTS = ("steps", "twin", "data", "start", "tried", "convolutions", "gradients")  # tables want the first four
-GRADIENTS = {  # whose training common/gradients.py makes quicker: what builds them
-    "unet_dsc": {},
-    "segnet_dsc": {"kernel_size": 5},
-    "segnet_dsc_lite2": {"encoder": encoder_weights.LITE2, "skips": True},
+PARTS = ("steps", "twin", "data", "start", "tried", "convolutions", "gradients", "busy")  # tables want the first four
+GRADIENTS = {  # whose training common/gradients.py makes quicker: network, and what builds it beside its name
+    "unet_dsc": ("unet_dsc", {}),
+    "segnet_dsc, `KERNEL_SIZE=5`": ("segnet_dsc", {"kernel_size": 5}),
+    "segnet_dsc_lite2": ("segnet_dsc_lite2", {"encoder": encoder_weights.LITE2, "skips": True}),
 }
 
 
@@ -106,14 +107,36 @@ def convolutions() -> dict[str, object]:
 
 
 def gradients() -> dict[str, object]:
-    """Training steps by common/gradients.py or not: ms per image, peak memory in MiB; an encoder's if there is timm."""
+    """Training steps by common/gradients.py or not: ms per image, peak memory in MiB; an encoder's if there is timm.
+
+    {} where it is not used, or for upsampling alone.
+    """
+    if machine.device().type != "cpu" or not machine.bfloat16_pays():
+        return {}
     has_timm = importlib.util.find_spec("timm")
     found = {
-        network: both(*timed("train", network, ("ours", TORCHS_GRADIENTS), shape))
-        for network, shape in GRADIENTS.items()
+        title: both(*timed("train", network, ("ours", TORCHS_GRADIENTS), shape))
+        for title, (network, shape) in GRADIENTS.items()
         if has_timm or "encoder" not in shape
     }
     return {"gradients": found}
+
+
+def busy() -> dict[str, object]:
+    """A separable step, alone and beside a program that never rests, as threads wait: ms per image; {} on a GPU."""
+    if machine.device().type != "cpu":
+        return {}
+    alone, _ = timed("train", "segnet_dsc", ("ours", SPINNING))
+    other = multiprocessing.get_context("spawn").Process(target=never_rest, daemon=True)
+    other.start()
+    beside, _ = timed("train", "segnet_dsc", ("ours", SPINNING))
+    other.kill()
+    return {"busy": {"alone": alone, "beside another": beside}}
+
+
+def never_rest() -> None:
+    while True:
+        pass
 
 
 def both(ms: dict[str, float], memory: dict[str, int]) -> dict[str, dict[str, float]]:
@@ -153,7 +176,7 @@ def starting() -> dict[str, object]:
 
 
 MEASURES = {"steps": steps, "twin": twin, "data": data, "start": starting, "tried": tried,
-            "convolutions": convolutions, "gradients": gradients}  # fmt: skip
+            "convolutions": convolutions, "gradients": gradients, "busy": busy}  # fmt: skip
 
 
 def timed(

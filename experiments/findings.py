@@ -179,27 +179,27 @@ def answers() -> list[str]:
     full, deeper = Pair("segnet_dsc", "segnet", 128), Pair("segnet_dsc", "fifth-stage", 128)
     border, all_classes = (study_change("moved", "LOSS=ce+dice", name) for name in ("border_iou", "mean_iou"))
     return [
-        f"1. **What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
+        f"**What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
-        f"indices. A training step takes {twin.saved('train', 'ms')} time in bfloat16 on a CPU, predicting, depending "
-        f"on machine and network, {twin.saved('infer', 'ms')}; the process's peak memory in training is "
-        f"{twin.saved('train', 'peak_mib')}, where two runs of the same differ by up to {twin.repeats('train')}.",
-        "2. **What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels / at most "
+        f"indices. A training step takes {twin.saved('train', 'ms')} time ({twin.on_which()}), predicting "
+        f"{twin.saved('infer', 'ms')}; the process's peak memory in training is {twin.saved('train', 'peak_mib')}, "
+        f"where two runs of the same differ by up to {twin.repeats('train')}.",
+        "**What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels / at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
         f"{unet.gain()} / {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",
-        f"3. **What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
+        f"**What do pooling indices give?** In the short runs {nothing.gain()} of mean IoU over nothing handed "
         f"over; whole maps, added without a parameter more, give {maps.gain()} over indices. With maps, indices in "
         f"place of bilinear upsampling change it by {both.gain()}.",
-        f"4. **What does separable convolution cost?** SegNet has {full.ratio('parameters'):.0f} times the parameters "
+        f"**What does separable convolution cost?** SegNet has {full.ratio('parameters'):.0f} times the parameters "
         f"of its separable twin and {full.ratio('multiply_adds'):.0f} times the multiply-adds. Its mean IoU minus the "
         f"twin's: {by_recipe('segnet_dsc', 'segnet', 'mean_iou')}.",
-        f"5. **Which loss finds small pets, and which the border?** {losses()}. Dice in place of the soft IoU in the "
+        f"**Which loss finds small pets, and which the border?** {losses()}. Dice in place of the soft IoU in the "
         f"sum changes the border's IoU by {border}, mean IoU by {all_classes} (64 px, 24 epochs with AdamW, on the "
         "validation tenth).",
-        "6. **Does the paper's fifth stage help at 128 px?** "
+        "**Does the paper's fifth stage help at 128 px?** "
         f"{deeper.verdict()}: it changes the separable network's mean IoU by {deeper.gain()} after "
         f"{deeper.first['epochs']} epochs, by {fifth.gain()} in the short runs.",
-        f"7. **What does Muon bring?** {muon()}",
+        f"**What does Muon bring?** {muon()}",
     ]
 
 

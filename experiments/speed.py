@@ -150,12 +150,24 @@ def gradients() -> list[str]:
     for entry in entries():
         for network, ways in entry.get("gradients", {}).items():
             ours, torchs = ways["ours"], ways["torchs_gradients"]
-            kernel = " `KERNEL_SIZE=5`" if network == "segnet_dsc" else ""
-            cells.append((entry["machine"], entry["precision"], network + kernel, f"{torchs['ms']:.1f}",
+            cells.append((entry["machine"], entry["precision"], network, f"{torchs['ms']:.1f}",
                           f"{ours['ms']:.1f}", f"{torchs['ms'] / ours['ms']:.2f}x", f"{torchs['peak_mib']:,}",
                           f"{ours['peak_mib']:,}", entry["measured"]["gradients"]["commit"][:7]))  # fmt: skip
     header = ("machine", "precision", "network", "PyTorch's, ms per image", "ours", "gain", "PyTorch's, MiB", "ours",
               "commit")  # fmt: skip
+    return markdown(header, cells)
+
+
+def busy() -> list[str]:
+    """The separable network's step where nothing else runs and where something does, by how threads wait."""
+    cells = [
+        (entry["machine"],
+         *(f"{by_way[way]:.0f}" for by_way in entry["busy"].values() for way in ("ours_spinning", "ours")),
+         entry["measured"]["busy"]["commit"][:7])
+        for entry in entries() if "busy" in entry
+    ]  # fmt: skip
+    header = ("machine", "alone, by 300,000 spins, ms per image", "by 3,000", "beside another program, by 300,000",
+              "by 3,000", "commit")  # fmt: skip
     return markdown(header, cells)
 
 

@@ -31,6 +31,7 @@ SUMMARY = (
     ("original", "segnet", "SegNet, the original's recipe, 5 epochs"),
     ("defaults", "segnet_dsc", "separable SegNet, 5 epochs"),
     ("defaults", "segnet", "SegNet, 5 epochs"),
+    ("lite2-5", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 5 epochs"),
     ("record100", "segnet_dsc", "separable SegNet, 100 epochs, AdamW"),
     ("record100", "unet_dsc", "separable U-Net of the same widths, 100 epochs, AdamW"),
     ("record100", "segnet", "SegNet, 100 epochs, AdamW"),
@@ -43,7 +44,8 @@ SUMMARY = (
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU
 SHARED = {"record40/segnet", "defaults/segnet", "defaults/segnet_dsc", "defaults/unet_dsc", "fifth-stage/segnet_dsc",
-          "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "NVIDIA H100 80GB HBM3"}  # fmt: skip
+          "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "lite2-5/segnet_dsc_lite2",
+          "lite2-5-random/segnet_dsc_lite2", "lite2-4-256/segnet_dsc_lite2", "NVIDIA H100 80GB HBM3"}  # fmt: skip
 
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record100", "segnet_dsc"), ("record100", "segnet"), ("lite2", "segnet_dsc_lite2"),
@@ -176,8 +178,8 @@ def sizes() -> list[str]:
 
 def answers() -> list[str]:
     """What rows and trials say, in numbered sentences; three seeds are the rule, and not said each time."""
-    said = findings.answers()
-    return [line.replace(" (n=3)", "") for line in (*said, f"{len(said) + 1}. {worth.answer()}")]
+    said = (*findings.answers(), *worth.answers())
+    return [f"{number}. {line}".replace(" (n=3)", "") for number, line in enumerate(said, start=1)]
 
 
 def study_table(study: str) -> list[str]:
@@ -289,8 +291,8 @@ def onnx() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, memory, large_images, onnx, kills, answers, speed.speed,
-              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, speed.gradients, scaling.ranks,
-              scaling.scale, scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains,
+              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, speed.gradients, speed.busy,
+              scaling.ranks, scaling.scale, scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains,
               worth.tried_lengths, findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {
     f"study_{name}": functools.partial(study_table, name)

@@ -33,9 +33,10 @@ ORIGINAL = (
 )
 FORTY = "EPOCHS=1,41 SIZES=0.5,0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 RECORD = "EPOCHS=1,101 SIZES=0.5,0.5,0.75,1 ZOOM=0.4 ROTATION=20.0"
-LITE2 = "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
+ON_LITE2 = "ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True"
+LITE2 = f"{ON_LITE2} SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0"
 TUNED = f"ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 ROTATION=10.0 {FORMER}"
-FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, networks, what it changes
+FULL = (  # at 128 px, but for runs that end in -256: group, name of the run, networks, what it changes
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", ""),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5"),
     ("forty", "record40", "segnet", f"{FORTY} {FORMER}"),
@@ -45,6 +46,9 @@ FULL = (  # at 128 px, but for lite0-256 and lite2-256: group, name of the run, 
     ("encoder", "lite0-frozen", "segnet_dsc,segnet", f"{TUNED} SKIP_FEATURES=True FREEZE_ENCODER=True"),
     ("encoder", "lite0-no-skips", "segnet_dsc,segnet", TUNED),
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256"),
+    ("encoder", "lite2-5", "segnet_dsc", ON_LITE2),
+    ("encoder", "lite2-5-random", "segnet_dsc", f"{ON_LITE2} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
+    ("encoder", "lite2-4-256", "segnet_dsc", f"{ON_LITE2} EPOCHS=1,5 IMAGE_SIZE=256"),
     ("encoder", "lite2", "segnet_dsc", f"{LITE2} EPOCHS=1,49 OPTIMIZER=adamw"),
     ("encoder", "lite2-muon", "segnet_dsc", f"{LITE2} EPOCHS=1,37"),
     ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256"),

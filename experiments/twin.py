@@ -14,7 +14,7 @@ def entries() -> list[dict]:
 def twin() -> list[str]:
     """A line for each machine and network: SegNet's cost against the U-Net's, and how much less it is."""
     cells = [
-        (entry["machine"] + earlier(entry) + before_gradients(entry), entry["precision"], network,
+        (entry["machine"] + (earlier(entry) or before_gradients(entry)), entry["precision"], network,
          *(compared(entry["unet_twin"][kind][network], cost) for kind in STEPS for cost in COSTS))
         for entry in entries()
         for network in ("segnet", "segnet_dsc")
@@ -41,6 +41,18 @@ def repeats(kind: str) -> str:
     return f"{max(100 * (1 - min(mib) / max(mib)) for mib in found.values()):.0f} %"
 
 
+def quick_ones() -> list[dict]:
+    """The machines whose U-Net's upsampling was no slower than it need be: it trained by common/gradients.py."""
+    return [entry for entry in entries() if not before_gradients(entry)]
+
+
+def on_which() -> str:
+    """How many `quick_ones` there are, and their precisions: part of a sentence."""
+    found = quick_ones()
+    number = "one machine" if len(found) == 1 else f"{len(found)} machines"
+    return f"{number}, in {' and '.join(sorted({entry['precision'] for entry in found}))}"
+
+
 def before_gradients(entry: dict) -> str:
     """What is said of a machine whose U-Net trained by PyTorch's gradient of upsampling, slower than ours."""
     return "" if entry["unet_twin"].get("quick_gradients") else ", before `common/gradients.py`"
@@ -60,9 +72,9 @@ def compared(ways: dict[str, dict], cost: str) -> str:
 def saved(kind: str, cost: str) -> str:
     """The least and the most that SegNet takes less, over all machines and both networks, as a part of a sentence.
 
-    kind, cost: of STEPS and COSTS. A training step's time is that of machines whose U-Net had our gradients.
+    kind, cost: of STEPS and COSTS. A training step's time is that of `quick_ones`.
     """
-    found = [entry for entry in entries() if (kind, cost) != ("train", "ms") or not before_gradients(entry)]
+    found = quick_ones() if (kind, cost) == ("train", "ms") else entries()
     of_ways = [ways for entry in found for ways in entry["unet_twin"][kind].values()]
     shares = [100 * (1 - ways["ours"][cost] / ways["unet"][cost]) for ways in of_ways]
     least, most = min(shares), max(shares)

@@ -1,6 +1,7 @@
 """The ways of training that the benchmark compares, each in a process of its own that takes its turn when told to."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 import fetch_oxford_iiit_pets as pets
 import pretrained
 import train
-from common import gradients, machine
+from common import SPINS, gradients, machine
 from common.recorded import WARM_UP, Recorded, can_record
 from common.winograd import use_torchs
 from dataset.batches import all_of, batches
@@ -21,6 +22,7 @@ from segnet import SEGNETS
 
 TWIN = "unet"  # a way: the same widths and the same step, but whole maps are handed to the decoder
 TORCHS = "torchs_float32"  # a way: ours in float32, but by torch's own convolutions
+SPINNING = "ours_spinning"  # a way: ours, but threads wait for each other as GNU OpenMP has them
 TORCHS_GRADIENTS = "torchs_gradients"  # a way: ours, but by none of the gradients of common/gradients.py
 IN_FLOAT32 = ("original", "ours_float32", TORCHS)
 
@@ -42,9 +44,11 @@ def take_turns(job: Job, ways: tuple[str, ...], repeats: int) -> tuple[dict[str,
     workers = {}
     for way in ways:
         here, there = spawn.Pipe()
+        os.environ["GOMP_SPINCOUNT"] = "300000" if way == SPINNING else SPINS
         spawn.Process(target=work, args=(job, way, there), daemon=True).start()
         there.close()  # so that a worker that dies is noticed
         workers[way] = here
+    os.environ["GOMP_SPINCOUNT"] = SPINS
     seconds: dict[str, list[float]] = {way: [] for way in workers}
     for turn in range(1 + repeats):
         for way, pipe in workers.items():

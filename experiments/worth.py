@@ -7,7 +7,7 @@ from common.results import PUBLISHED, Row
 from experiments import curve as runs
 from experiments import pretraining
 from experiments.cells import difference, markdown, mean, spread
-from experiments.findings import how, kinds_of
+from experiments.findings import how, kinds_of, seeds_of
 
 PAIRS = {  # what pretraining changes: with it, without
     "the transformer, masked pretraining, 80 epochs": ("vit-masked", "vit-untrained"),
@@ -81,8 +81,26 @@ def minutes(line: Row) -> str:
     return f"{line['seconds'] / 60:.0f} min"
 
 
-def answer() -> str:
-    """What pretraining is worth, for the README: in labels, with which weights, and whether it lasts."""
+def answers() -> list[str]:
+    """What pretraining is worth, for the README."""
+    return [in_epochs(), in_labels()]
+
+
+def in_epochs() -> str:
+    """With the default recipe; beside it, how long SegNet takes from scratch."""
+    with_it, without = (seeds_of(run, "segnet_dsc_lite2") for run in ("lite2-5", "lite2-5-random"))
+    scratch, base = seeds_of("muon40", "segnet"), {row["seed"]: row["mean_iou"] for row in without}
+    gains = [row["mean_iou"] - base[row["seed"]] for row in with_it if row["seed"] in base]
+    return (
+        f"**What is pretraining worth in epochs?** After {with_it[0]['epochs']} with the default recipe the separable "
+        "decoder on EfficientNet-Lite2 with skips (`ENCODER=tf_efficientnet_lite2 SKIP_FEATURES=True`) has a mean "
+        f"IoU of {with_seeds(with_it)} with ImageNet's weights, {with_seeds(without)} without them "
+        f"({difference(gains)}). SegNet, from scratch, has {with_seeds(scratch)} after {scratch[0]['epochs']}."
+    )
+
+
+def in_labels() -> str:
+    """With which weights, and whether it lasts."""
     by_variant, few, most = runs.measured(), runs.FIRST, runs.COUNTS[-1]
     scratch, imagenet, masked = (by_variant[name] for name in ("segnet_dsc", "lite0-imagenet", "vit-masked-long"))
     weights, painting, lead = (

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import pretrained
+import segnet
 from common import gradients
-from segnet import NETWORKS
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -60,19 +60,80 @@ def test_values_and_gradients_are_torchs(size, kernel, stride, padding, bias, la
 
 @pytest.mark.parametrize(
     ("changed", "is_ours"),
-    [({}, True), ({"dtype": torch.float32}, False), ({"kernel": 3}, False), ({"groups": 2}, False),
-     ({"dilation": 2}, False), ({"padding": "same"}, False)],
+    [({}, True), ({"stride": 2, "kernel": 3}, True), ({"dtype": torch.float32}, False), ({"kernel": 3}, False),
+     ({"groups": 2}, False), ({"maps": 8}, False), ({"dilation": 2}, False), ({"padding": "same"}, False)],
 )  # fmt: skip
 def test_only_what_is_slow_is_computed_another_way(changed, is_ours, used):
-    given = {"dtype": torch.bfloat16, "kernel": 5, "groups": 4, "dilation": 1, "padding": 2} | changed
+    given = {"dtype": torch.bfloat16, "kernel": 5, "maps": 4, "groups": 4, "dilation": 1, "padding": 2, "stride": 1}
+    given |= changed
     x = torch.randn(2, 4, 12, 12, dtype=given["dtype"])
-    weight = torch.randn(4, 4 // given["groups"], given["kernel"], given["kernel"], dtype=given["dtype"])
-    options = {name: given[name] for name in ("padding", "dilation", "groups")}
+    weight = torch.randn(given["maps"], 4 // given["groups"], given["kernel"], given["kernel"], dtype=given["dtype"])
+    options = {name: given[name] for name in ("stride", "padding", "dilation", "groups")}
     assert torch.equal(gradients.conv2d(x, weight, **options), torch.conv2d(x, weight, **options))
     assert len(used) == is_ours
     with torch.no_grad():
         gradients.conv2d(x, weight, **options)
     assert len(used) == is_ours
+
+
+@pytest.mark.parametrize(
+    ("to", "dtype", "is_ours"),
+    [
+        (torch.bfloat16, torch.float32, True),
+        (torch.bfloat16, torch.float64, False),
+        (torch.float16, torch.float32, False),
+    ],
+)
+def test_autocast_decides_what_is_slow(to, dtype, is_ours, used):
+    """float64 stays as it is; float16 was not measured. A batch without its first dimension is torch's too."""
+    x, weight = torch.randn(1, 2, 6, 6, dtype=dtype), torch.randn(2, 1, 5, 5, dtype=dtype)
+    with torch.autocast("cpu", to):
+        gradients.conv2d(x, weight, groups=2)
+        gradients.conv2d(x[0], weight, groups=2)
+    assert len(used) == is_ours
+
+
+def test_the_quick_way_is_taken(monkeypatch):
+    """5x5 kernels in parts, gradients of strided convolutions' inputs in float32."""
+    assert gradients.parts(3) == [(0, 3)]
+    assert gradients.parts(5) == [(0, 3), (2, 3)]
+    assert gradients.parts(7) == [(0, 3), (3, 3), (4, 3)]
+    seen = []
+
+    def watched(name, torchs):
+        return lambda x, *rest, **more: seen.append((name, x)) or torchs(x, *rest, **more)
+
+    monkeypatch.setattr(gradients, "conv2d_weight", watched("conv2d_weight", gradients.conv2d_weight))
+    monkeypatch.setattr(F, "conv_transpose2d", watched("conv_transpose2d", F.conv_transpose2d))
+    x, weight = (torch.randn(shape).bfloat16().requires_grad_() for shape in ((1, 2, 13, 13), (2, 1, 5, 5)))
+    gradients.conv2d(x, weight, stride=2, groups=2).sum().backward()
+    assert [name for name, _ in seen] == ["conv_transpose2d"] + 4 * ["conv2d_weight"]
+    assert seen[0][1].dtype == torch.float32
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for _, part in seen[1:])
+
+
+def test_pytorchs_own_can_be_had_to_compare_with(used, monkeypatch):
+    monkeypatch.setattr(gradients, "QUICK", False)
+    x, weight = (torch.randn(shape).bfloat16().requires_grad_() for shape in ((1, 2, 6, 6), (2, 1, 5, 5)))
+    with gradients.quick_depthwise(x):
+        torch.conv2d(x, weight, groups=2)
+    gradients.conv2d(x, weight, groups=2)
+    assert not used
+    assert not gradients.upsample(x, (12, 12))._backward_hooks
+
+
+@pytest.mark.parametrize(("name", "shape", "maps"), [
+    ("unet_dsc", {}, 4), ("bilinear_dsc", {}, 4), ("bilinear_maps_dsc", {}, 4), ("segnet_dsc", {}, 0),
+    ("segnet_lite0", {"encoder": "tf_efficientnet_lite0", "skips": True}, 4),
+])  # fmt: skip
+def test_networks_upsample_by_it(name, shape, maps, monkeypatch):
+    if shape:
+        pytest.importorskip("timm")
+    sizes, upsample = [], gradients.upsample
+    for module in (segnet, pretrained):
+        monkeypatch.setattr(module, "upsample", lambda x, size: sizes.append(tuple(size)) or upsample(x, size))
+    pretrained.build(name, **shape)(torch.rand(2, 3, 64, 64))
+    assert sizes == [(side, side) for side in (8, 16, 32, 64)][:maps]
 
 
 def test_no_gradient_is_computed_that_nothing_needs(monkeypatch):
@@ -102,15 +163,15 @@ def test_an_encoders_convolutions_are_reached_and_put_back(used):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_upsampling_gets_gradients_of_its_own_maps_layout(layout, monkeypatch):
-    """Not a part of a larger map's, as torch.cat hands back; values and gradients are F.interpolate's."""
+def test_upsampling_gets_whole_gradients(layout):
+    """In channels_last, not a part of a larger map's, as torch.cat hands back; it computes what F.interpolate does."""
     torch.manual_seed(0)
     x = torch.randn(2, 4, 5, 7).contiguous(memory_format=layout).requires_grad_()
     other = torch.randn(2, 3, 10, 14)
     found = gradients.upsample(x, (10, 14))
     gradient = torch.randn(2, 7, 10, 14).contiguous(memory_format=layout)
     seen = []
-    found.register_hook(lambda part: seen.append(part.is_contiguous(memory_format=layout)))
+    found.register_hook(lambda part: seen.append(part.is_contiguous(memory_format=torch.channels_last)))
     (own,) = torch.autograd.grad(torch.cat((other, found), 1), x, gradient)
     expected = F.interpolate(x, (10, 14), mode="bilinear")
     assert torch.equal(found, expected)
@@ -122,7 +183,7 @@ def test_upsampling_gets_gradients_of_its_own_maps_layout(layout, monkeypatch):
 def test_kernels_of_5x5_train_as_by_torchs_gradients(name, used, monkeypatch):
     """A whole network in bfloat16: the same logits, and gradients that differ by their rounding."""
     torch.manual_seed(0)
-    network = NETWORKS[name](kernel_size=5)
+    network = segnet.NETWORKS[name](kernel_size=5)
     images, wanted = torch.rand(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
 
     def trained_once():

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 import train
-from common import machine, optimizer, pooling
+from common import SPINS, machine, optimizer, pooling
 from common.checkpoints import load_file
 
 PROGRAM = "from common import machine as m; print(m.precision_name('auto'), m.name()); [m.precision('bfloat16')] * 2"
@@ -23,6 +23,24 @@ def stand_in(monkeypatch, kind):
     """Has torch answer that it knows an accelerator of this kind."""
     found = kind and torch.device(kind)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+
+
+@pytest.mark.parametrize("module", ["train", "test", "predict", "pretrain", "experiments.levers", "experiments.study"])
+@pytest.mark.parametrize("given", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_are_told_how_to_wait_before_torch_is_imported(module, given):
+    """GNU OpenMP, which torch brings along, reads the variable once. What the user has set stays."""
+    watch = (
+        "import importlib, os, sys\n"
+        "class Watch:\n"
+        "    def find_spec(name, *rest):\n"
+        "        if name == 'torch': sys.exit(print(os.environ.get('GOMP_SPINCOUNT')))\n"
+        "sys.meta_path.insert(0, Watch)\n"
+        f"importlib.import_module('{module}')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+    command = [sys.executable, "-c", watch]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == given.get("GOMP_SPINCOUNT", SPINS)
 
 
 def test_auto_is_never_an_emulated_bfloat16():

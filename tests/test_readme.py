@@ -79,7 +79,7 @@ def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
 
     def entry(*ours: int, quick: bool = True) -> dict:
         ways = {str(i): {"ours": {"ms": ms}, "unet": {"ms": 100}} for i, ms in enumerate(ours)}
-        return {"unet_twin": {"train": ways, "infer": ways, "quick_gradients": quick}}
+        return {"unet_twin": {"train": ways, "infer": ways, "quick_gradients": quick}, "precision": "float32"}
 
     monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(80)])
     assert twin.saved("train", "ms") == "10 to 30 % less"
@@ -88,6 +88,7 @@ def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
     monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(50, quick=False)])  # the U-Net's was slow
     assert twin.saved("train", "ms") == "10 to 30 % less"
     assert twin.saved("infer", "ms") == "10 to 50 % less"
+    assert twin.on_which() == "one machine, in float32"
 
 
 def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
