@@ -166,7 +166,7 @@ def busy() -> list[str]:
          entry["measured"]["busy"]["commit"][:7])
         for entry in entries() if "busy" in entry
     ]  # fmt: skip
-    header = ("machine", "alone, by 300,000 spins, ms per image", "by 3,000", "beside another program, by 300,000",
+    header = ("machine", "alone, by 300,000 spins, ms per image", "by 3,000", "beside other programs, by 300,000",
               "by 3,000", "commit")  # fmt: skip
     return markdown(header, cells)
 
