@@ -41,6 +41,7 @@ from segnet import SEGNETS, ImageSegmentation, UNet
 BATCH_SIZE = 16  # images per step, the original's
 REPEATS = 5  # turns of each way, after one that is not counted
 SHARES = (0.5, 0.625, 0.75, 1.0)  # of IMAGE_SIZE: where the recipes train that the stopwatch times, see tasks.py
+BUSY_TURNS = 20  # of each way in the part "busy"
 IMAGES = 512  # per turn of the data path: enough to reach its steady rate
 WAYS = ("original", "ours", "ours_float32")  # the last: what ours gives where there is no fast bfloat16
 TRIED = ("ours_compiled", "ours_giving_memory_back")  # what was tried and did not pay: torch.compile, plain malloc
@@ -123,15 +124,25 @@ def gradients() -> dict[str, object]:
 
 
 def busy() -> dict[str, object]:
-    """A separable step, alone and beside a program on each core, by how threads wait: ms per image; {} on a GPU."""
+    """A separable step at half the size, alone and beside a program on each core, by how threads wait; {} on a GPU.
+
+    Mean ms per image: a few turns take many times as long as the others.
+    """
     if machine.device().type != "cpu":
         return {}
-    alone, _ = timed("train", "segnet_dsc", ("ours", SPINNING))
+    half = job("train", "segnet_dsc")
+    half = half._replace(data=half.data | {"IMAGE_SIZE": pets.IMAGE_SIZE // 2})
+
+    def measured() -> dict[str, float]:
+        turns, _ = take_turns(half, ("ours", SPINNING), BUSY_TURNS)
+        return {way: 1000 * statistics.mean(seconds) / BATCH_SIZE for way, seconds in turns.items()}
+
+    alone = measured()
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=never_rest, daemon=True) for _ in range(machine.usable_cores())]
     for other in others:
         other.start()
-    beside, _ = timed("train", "segnet_dsc", ("ours", SPINNING))
+    beside = measured()
     for other in others:
         other.kill()
     return {"busy": {"alone": alone, "beside others": beside}}

@@ -54,6 +54,7 @@ def test_benchmark_measures_and_writes_everything(script, tmp_path):
         "DATASET=toy",
         "IMAGE_SIZE=32",
         "REPEATS=1",
+        "BUSY_TURNS=1",
         "BATCH_SIZE=4",
         "IMAGES=32",
         "PARTS=steps,convolutions,gradients,busy,twin,data,start",
