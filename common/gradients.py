@@ -1,11 +1,12 @@
 """Backward passes that PyTorch is slow at on a CPU, taken another way; the result is the same but for rounding.
 
-Measured with PyTorch 2.14 by AVX-512 with bfloat16 alone (experiments/README.md, "Speed"), on maps of 16 px and more:
+What whole steps gain stands in experiments/README.md, "Speed". These operations were timed alone, with PyTorch 2.14, on
+one processor with AVX-512 and bfloat16, on maps of 16 px and more:
 
-- In bfloat16 the gradient of a depthwise kernel of 5x5 takes ten times as long as that of its 3x3 parts, of 7x7 four.
+- In bfloat16 the gradient of a depthwise 5x5 kernel takes ten times as long as those of its 3x3 parts together.
 - In bfloat16 the gradient of a depthwise convolution's input takes six times as long as in float32 if it has a stride.
-- Bilinear upsampling takes a gradient value by value unless it is whole and in channels_last, as behind torch.cat it
-  is not.
+- The gradient of bilinear upsampling is computed value by value, ten times as slowly, unless it gets one that is whole
+  and in channels_last. Behind torch.cat it gets a slice.
 """
 
 import contextlib

@@ -181,9 +181,9 @@ def answers() -> list[str]:
     return [
         f"**What does SegNet save?** Its decoder is handed {unet.ratio('kept_bytes'):.0f} times fewer bytes than a "
         f"U-Net's of the same widths, {unet.ratio('kept_bytes') / 2:.0f} times in bfloat16, which halves maps but not "
-        f"indices. A training step takes {twin.saved('train', 'ms')} time ({twin.on_which()}), predicting "
-        f"{twin.saved('infer', 'ms')}; the process's peak memory in training is {twin.saved('train', 'peak_mib')}, "
-        f"where two runs of the same differ by up to {twin.repeats('train')}.",
+        f"indices. A training step takes {twin.saved('train', 'ms')} time on {twin.on_which()}. On all that were timed "
+        f"predicting takes {twin.saved('infer', 'ms')}, and the process's peak memory in training is "
+        f"{twin.saved('train', 'peak_mib')}, where two runs of the same differ by up to {twin.repeats('train')}.",
         "**What does that cost?** The U-Net's mean IoU minus SegNet's, both separable, over all pixels / at most "
         f"3 of 128 px from the border: {by_recipe('segnet_dsc', 'unet_dsc', 'mean_iou', 'contour_mean_iou')}; "
         f"{unet.gain()} / {unet.gain('contour_mean_iou')} in the short runs (there at most 2 of 64 px from it).",

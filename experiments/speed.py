@@ -162,7 +162,7 @@ def busy() -> list[str]:
     """The separable network's step where nothing else runs and where something does, by how threads wait."""
     cells = [
         (entry["machine"],
-         *(f"{by_way[way]:.0f}" for by_way in entry["busy"].values() for way in ("ours_spinning", "ours")),
+         *(f"{by_way[way]:.1f}" for by_way in entry["busy"].values() for way in ("ours_spinning", "ours")),
          entry["measured"]["busy"]["commit"][:7])
         for entry in entries() if "busy" in entry
     ]  # fmt: skip
@@ -186,9 +186,8 @@ def speed() -> list[str]:
 
 def commits_of(entry: dict) -> list[str]:
     """Of what `speed` tells: the other parts have tables of their own. Earlier entries were measured at once."""
-    parts = [
-        part for name, part in entry.get("measured", {}).items() if name not in ("twin", "convolutions", "gradients")
-    ]
+    own_tables = ("twin", "convolutions", "gradients", "busy")
+    parts = [part for name, part in entry.get("measured", {}).items() if name not in own_tables]
     return list(dict.fromkeys(commit[:7] for commit in (entry["commit"], *(part["commit"] for part in parts))))
 
 

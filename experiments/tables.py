@@ -31,15 +31,15 @@ SUMMARY = (
     ("original", "segnet", "SegNet, the original's recipe, 5 epochs"),
     ("defaults", "segnet_dsc", "separable SegNet, 5 epochs"),
     ("defaults", "segnet", "SegNet, 5 epochs"),
-    ("lite2-5", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 5 epochs"),
     ("record100", "segnet_dsc", "separable SegNet, 100 epochs, AdamW"),
     ("record100", "unet_dsc", "separable U-Net of the same widths, 100 epochs, AdamW"),
     ("record100", "segnet", "SegNet, 100 epochs, AdamW"),
     ("muon40", "segnet_dsc", "separable SegNet, 40 epochs"),
     ("muon40", "unet_dsc", "separable U-Net of the same widths, 40 epochs"),
     ("muon40", "segnet", "SegNet, 40 epochs"),
-    ("lite2", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 48 epochs, AdamW"),
-    ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs, Muon for the decoder"),
+    ("lite2-5", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 5 epochs"),
+    ("lite2", "segnet_dsc_lite2", "the same network, 48 epochs, AdamW"),
+    ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs"),
 )
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU

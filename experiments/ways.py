@@ -41,14 +41,14 @@ class Job(NamedTuple):
 def take_turns(job: Job, ways: tuple[str, ...], repeats: int) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of each turn and peak memory in MiB, both by way; the first turn of each is not counted."""
     spawn = multiprocessing.get_context("spawn")
-    workers = {}
+    workers, usual = {}, os.environ["GOMP_SPINCOUNT"]
     for way in ways:
         here, there = spawn.Pipe()
         os.environ["GOMP_SPINCOUNT"] = "300000" if way == SPINNING else SPINS
         spawn.Process(target=work, args=(job, way, there), daemon=True).start()
         there.close()  # so that a worker that dies is noticed
         workers[way] = here
-    os.environ["GOMP_SPINCOUNT"] = SPINS
+    os.environ["GOMP_SPINCOUNT"] = usual
     seconds: dict[str, list[float]] = {way: [] for way in workers}
     for turn in range(1 + repeats):
         for way, pipe in workers.items():

@@ -88,7 +88,7 @@ def test_what_segnet_saves_is_said_with_its_sign(monkeypatch):
     monkeypatch.setattr(twin, "entries", lambda: [entry(90, 70), entry(50, quick=False)])  # the U-Net's was slow
     assert twin.saved("train", "ms") == "10 to 30 % less"
     assert twin.saved("infer", "ms") == "10 to 50 % less"
-    assert twin.on_which() == "one machine, in float32"
+    assert twin.on_which() == "the one machine timed since the U-Net's is quicker (float32)"
 
 
 def test_how_far_memory_repeats_is_of_runs_of_the_same(monkeypatch):
