@@ -45,7 +45,7 @@ SUMMARY = (
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU
 SHARED = {"record40/segnet", "defaults/segnet", "defaults/segnet_dsc", "defaults/unet_dsc", "fifth-stage/segnet_dsc",
           "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "lite2-5/segnet_dsc_lite2",
-          "lite2-5-random/segnet_dsc_lite2", "lite2-4-256/segnet_dsc_lite2", "NVIDIA H100 80GB HBM3"}  # fmt: skip
+          "lite2-5-random/segnet_dsc_lite2", "NVIDIA H100 80GB HBM3"}  # fmt: skip
 
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record100", "segnet_dsc"), ("record100", "segnet"), ("lite2", "segnet_dsc_lite2"),

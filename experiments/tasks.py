@@ -48,7 +48,6 @@ FULL = (  # at 128 px, but for runs that end in -256: group, name of the run, ne
     ("encoder", "lite0-256", "segnet_dsc", f"{TUNED} SKIP_FEATURES=True IMAGE_SIZE=256"),
     ("encoder", "lite2-5", "segnet_dsc", ON_LITE2),
     ("encoder", "lite2-5-random", "segnet_dsc", f"{ON_LITE2} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
-    ("encoder", "lite2-4-256", "segnet_dsc", f"{ON_LITE2} EPOCHS=1,5 IMAGE_SIZE=256"),
     ("encoder", "lite2", "segnet_dsc", f"{LITE2} EPOCHS=1,49 OPTIMIZER=adamw"),
     ("encoder", "lite2-muon", "segnet_dsc", f"{LITE2} EPOCHS=1,37"),
     ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256"),
