@@ -80,7 +80,7 @@ def main() -> None:
     new = [row for row in rows if not (PUBLISH and is_published(row))]  # every test computes the baseline anew
     if distributed.is_first():
         for row in new:
-            append_line(results_path(), json.dumps(row))
+            append_line(results_path(), json.dumps(row, separators=(",", ":")))  # a tenth shorter than with spaces
             print(f"row of {row['network']} added to {results_path()}")
 
 

@@ -1,9 +1,11 @@
-"""Trains both networks on Oxford-IIIT Pets, one after the other; started again, it goes on where it stopped.
+"""Trains both networks on Oxford-IIIT Pets, one after the other.
 
-python train.py                           both networks, five epochs
-python train.py DATASET=toy               on drawn pets, without the download
-python train.py EPOCHS=1,3 LOSS=iou RUN=iou   any constant, for one run
-torchrun --nproc-per-node=2 train.py      by two processes that share each batch
+    python train.py                                 both networks, five epochs
+    python train.py DATASET=toy                     on drawn pets, without the download
+    python train.py EPOCHS=1,3 LOSS=iou RUN=iou     any constant, for one run
+    torchrun --nproc-per-node=2 train.py            by two processes that share each batch
+
+Started again, it goes on where it stopped.
 """
 
 from common import machine  # isort: skip - first: common/__init__.py says how torch's threads wait

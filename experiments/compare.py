@@ -15,7 +15,7 @@ from common import results, settings
 from experiments import charts, findings, tasks, trials
 from experiments.tasks import Task
 
-GROUPS = ("study", "full", "clock", "forty", "muon", "record", "encoder")  # what is compared; see tasks.py
+GROUPS = ("study", "full", "clock", "forty", "muon", "record", "encoder", "larger")  # what is compared; see tasks.py
 VARIANTS = ("all",)  # of the groups, by name
 AT_ONCE = 2  # runs at a time, of one thread each; those that are not of "study" run alone, with all threads
 

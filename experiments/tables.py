@@ -16,7 +16,7 @@ from common.published import name_of
 from common.results import PUBLISHED, Row, has_name, json_of, lines_of, rows
 from common.settings import UserError
 from common.trimap import CLASSES
-from experiments import findings, pretraining, scaling, speed, twin, worth
+from experiments import findings, pretraining, scaling, speed, twin, views, worth
 from experiments.cells import difference, markdown, mean, spread
 
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
@@ -39,13 +39,15 @@ SUMMARY = (
     ("muon40", "segnet", "SegNet, 40 epochs"),
     ("lite2-5", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 5 epochs"),
     ("lite2", "segnet_dsc_lite2", "the same network, 48 epochs, AdamW"),
+    ("lite2-5-256", "segnet_dsc_lite2", "the same network at 256 px, 5 epochs"),
     ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs"),
 )
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU
 SHARED = {"record40/segnet", "defaults/segnet", "defaults/segnet_dsc", "defaults/unet_dsc", "fifth-stage/segnet_dsc",
           "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "lite2-5/segnet_dsc_lite2",
-          "lite2-5-random/segnet_dsc_lite2", "NVIDIA H100 80GB HBM3"}  # fmt: skip
+          "lite2-5-random/segnet_dsc_lite2", "lite2-5-256/segnet_dsc_lite2", "defaults-256/segnet_dsc",
+          "NVIDIA H100 80GB HBM3"}  # fmt: skip
 
 # The rows of the model card: those of the networks whose weights are published
 CARD = (("record100", "segnet_dsc"), ("record100", "segnet"), ("lite2", "segnet_dsc_lite2"),
@@ -74,7 +76,8 @@ def recipes() -> list[list[Row]]:
     """The rows that have a name of their own, best first; those of a network that differ in their seed are together."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in filter(lambda row: has_name(row["run"]), rows()):
-        found.setdefault((row["network"], row["run"].removesuffix(f"-{row['seed']}")), []).append(row)
+        run, mirror, _ = row["run"].partition("-mirror")
+        found.setdefault((row["network"], run.removesuffix(f"-{row['seed']}") + mirror), []).append(row)
     ordered = [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
     return sorted(ordered, key=lambda seeds: -mean(seeds, "mean_iou"))
 
@@ -247,25 +250,6 @@ def kills() -> list[str]:
     ]
 
 
-def large_images() -> list[str]:
-    """Ways of looking at an image against squeezing it to the trained square, by network; the newest line of each."""
-    found: dict[str, dict[str, Row]] = {}
-    for line in lines_of("large_images.jsonl"):
-        found.setdefault(line["weights"], {})[line["way"]] = line
-    cells = []
-    for weights, by_way in found.items():
-        for way, line in by_way.items():
-            scores, base = (
-                (row["own_size"]["mean_iou"], *(row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")))
-                for row in (line, by_way[""])
-            )
-            changes = [f"{new:.4f}" + (f" ({new - old:+.4f})" if way else "") for new, old in zip(scores, base)]
-            seen = "held out" if line["held_out"] else "trained on"
-            cells.append((weights, f"`{way}`" if way else "squeezed", seen, *changes, f"{line['ms_per_image']:.0f}"))
-    header = ("network", "way", "images", "mean IoU at own size", "smallest third", "largest third", "ms per image")
-    return markdown(header, cells) if cells else ["Not measured yet."]
-
-
 def onnx() -> list[str]:
     result = json_of("onnx.json")
     if not result:
@@ -290,10 +274,11 @@ def onnx() -> list[str]:
 
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
-    for f in (summary, first_run, card, breeds, results, sizes, memory, large_images, onnx, kills, answers, speed.speed,
-              speed.machines, speed.gains, speed.stopwatch, speed.convolutions, speed.gradients, speed.busy,
-              scaling.ranks, scaling.scale, scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains,
-              worth.tried_lengths, findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
+    for f in (summary, first_run, card, breeds, results, sizes, memory, onnx, kills, answers, views.twice,
+              views.mirror, views.large_images, speed.speed, speed.machines, speed.gains, speed.stopwatch,
+              speed.convolutions, speed.gradients, speed.busy, scaling.ranks, scaling.scale, scaling.how_far,
+              pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
+              findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {
     f"study_{name}": functools.partial(study_table, name)
     for name in ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")

@@ -10,7 +10,7 @@ import metrics
 import predict
 import pretrained
 from common import machine, results
-from experiments import large_images, tables
+from experiments import large_images, tables, views
 
 QUICK = ("DATASET=toy", "IMAGE_SIZE=32", "SIZES=1", "BATCH_SIZE=8", "NETWORKS=segnet_dsc", "EPOCHS=1,4", "THREADS=1")
 
@@ -44,8 +44,8 @@ def test_squeezing_scores_as_metrics_do_and_tiles_are_added_beside_it(trained, t
     assert lines[0]["by_pet_size"]["small"] == pytest.approx(metrics.by_pet_size(expected)["small"])
     assert len({line["own_size"]["mean_iou"] for line in lines}) == 3
     assert all(line["held_out"] and line["images"] == 4 and line["weights"].startswith("default/") for line in lines)
-    monkeypatch.setattr(tables, "lines_of", lambda name: lines)
-    assert f"{lines[1]['own_size']['mean_iou']:.4f} (" in tables.large_images()[3]
+    monkeypatch.setattr(views, "lines_of", lambda name: lines)
+    assert f"{lines[1]['own_size']['mean_iou']:.4f} (" in views.large_images()[3]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from common import results
 from common.settings import UserError
-from experiments import scaling, speed, tables, tasks, twin
+from experiments import scaling, speed, tables, tasks, twin, views
 
 TEXTS = {name: (ROOT / name).read_text() for name in tables.DOCUMENTS}
 
@@ -240,11 +240,36 @@ def test_seeds_of_a_recipe_share_a_line(monkeypatch):
     ]
     rows[1]["train_seconds"] = 0
     rows += [row | {"run": "r-256"}, row | {"run": "r-mirror"}, row | {"run": "r", "network": "other"}]
+    rows += [row | {"run": "r-1-mirror", "seed": 1}]
     monkeypatch.setattr(tables, "rows", lambda: rows)
     lines = [line.split(" | ") for line in tables.results()[2:]]
     assert (lines[0][1], lines[0][2], lines[0][7]) == ("r", "3", "0.8000 ± 0.1000")
-    assert [line[1:3] for line in lines[1:]] == [["r-256", "1"], ["r-mirror", "1"], ["r", "1"]]
+    assert [line[1:3] for line in lines[1:]] == [["r-256", "1"], ["r-mirror", "2"], ["r", "1"]]
     assert lines[0][4] == "-"
+
+
+def test_changes_are_paired_by_seed(monkeypatch):
+    """Mirror images against the same weights without them, 256 px against 128 px at the images' own size."""
+    names = ("pixel_accuracy", "mean_iou", "custom_iou")
+    row = {"network": "n", "image_size": 128, "epochs": 5} | dict.fromkeys(names, 0.5)
+    plain = [row | {"run": run, "mirror": False, "mean_iou": of} for run, of in (("r", 0.5), ("r-1", 0.7), ("s", 0.9))]
+    mirrored = [
+        row | {"run": run, "mirror": True, "mean_iou": of} for run, of in (("r-1-mirror", 0.73), ("r-mirror", 0.51))
+    ]
+    monkeypatch.setattr(views, "rows", lambda: plain + mirrored)
+    assert views.mirror()[2:] == [
+        "| n | 128 | 5 | +0.0000 ± 0.0000 (n=2) | +0.0200 ± 0.0100 (n=2) | +0.0000 ± 0.0000 (n=2) |"
+    ]
+    own = {
+        run: [
+            {"seed": seed, "epochs": 5, "own_size": {"mean_iou": of, "class_iou": [0, 0, of / 2]}}
+            for seed, of in scores
+        ]
+        for run, scores in {"defaults": [(0, 0.5), (1, 0.9), (2, 0.1)], "defaults-256": [(1, 0.91), (0, 0.53)]}.items()
+    }
+    monkeypatch.setattr(views, "seeds_of", lambda run, network: own.get(run, []))
+    (line,) = views.twice()[2:]
+    assert line.endswith("| 5 | 0.5000 ± 0.4000 | 0.7200 ± 0.2687 | +0.0200 ± 0.0100 (n=2) | +0.0100 ± 0.0050 (n=2) |")
 
 
 def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):

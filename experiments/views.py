@@ -1,0 +1,83 @@
+"""What a network sees: images of twice the size in training; mirror images, larger squares and tiles in prediction."""
+
+from common.results import Row, lines_of, rows
+from common.trimap import BORDER
+from experiments.cells import difference, markdown, mean, spread
+from experiments.findings import seeds_of
+
+# Runs at 128 px and with the same settings at 256 px, and their network; the last two differ in their epochs as well
+TWICE = (
+    ("defaults", "defaults-256", "segnet_dsc"),
+    ("lite2-5", "lite2-5-256", "segnet_dsc_lite2"),
+    ("lite0", "lite0-256", "segnet_dsc_lite0"),
+    ("lite2-muon", "lite2-256", "segnet_dsc_lite2"),
+)
+
+
+def twice() -> list[str]:
+    """Networks at 256 px against the same at 128 px, both at each image's own size; changes are paired by seed."""
+    cells = []
+    for run, run_256, network in TWICE:
+        small, large = seeds_of(run, network), seeds_of(run_256, network)
+        if not (small and large):
+            continue
+        epochs = " / ".join(dict.fromkeys(str(rows[0]["epochs"]) for rows in (small, large)))
+        scores = (spread([at_own_size(row) for row in rows]) for rows in (small, large))
+        changes = (difference(gains(small, large, *path)) for path in (("mean_iou",), ("class_iou", BORDER)))
+        cells.append((network, run, run_256, epochs, *scores, *changes))
+    header = ("network", "at 128 px", "at 256 px", "epochs", "mean IoU, 128 px", "256 px", "change",
+              "border IoU, change")  # fmt: skip
+    return markdown(header, cells) if cells else ["Not measured yet."]
+
+
+def change(run: str, run_256: str, network: str) -> str:
+    return difference(gains(seeds_of(run, network), seeds_of(run_256, network)))
+
+
+def at_own_size(row: Row, *path: str | int) -> float:
+    return mean([row], "own_size", *(path or ("mean_iou",)))
+
+
+def gains(small: list[Row], large: list[Row], *path: str | int) -> list[float]:
+    """What larger images change in a result at the images' own size, for each seed that both have."""
+    before = {row["seed"]: at_own_size(row, *path) for row in small}
+    return [at_own_size(row, *path) - before[row["seed"]] for row in large if row["seed"] in before]
+
+
+def mirror() -> list[str]:
+    """The mean of the predictions for an image and its mirror image against the image's own, by the same weights."""
+    names = ("pixel_accuracy", "mean_iou", "custom_iou")
+    plain = {weights_of(row): row for row in rows() if not row["mirror"]}
+    found: dict[tuple, list[list[float]]] = {}
+    for row in rows():
+        if row["mirror"] and (base := plain.get(weights_of(row))):
+            of_training = row["network"], row["image_size"], row["epochs"]
+            found.setdefault(of_training, []).append([row[name] - base[name] for name in names])
+    cells = [(*key, *(difference(list(changes)) for changes in zip(*of_seeds))) for key, of_seeds in found.items()]
+    changed = (f"change in {name.replace('_', ' ').replace('iou', 'IoU')}" for name in names)
+    header = ("network", "px", "epochs", *changed)
+    return markdown(header, cells) if cells else ["Not measured yet."]
+
+
+def weights_of(row: Row) -> tuple[str, str]:
+    """What a row tells of whose weights it is: those of a run, tested plainly or with mirror images."""
+    return row["run"].removesuffix("-mirror"), row["network"]
+
+
+def large_images() -> list[str]:
+    """Ways of looking at an image against squeezing it to the trained square, by network; the newest line of each."""
+    found: dict[str, dict[str, Row]] = {}
+    for line in lines_of("large_images.jsonl"):
+        found.setdefault(line["weights"], {})[line["way"]] = line
+    cells = []
+    for weights, by_way in found.items():
+        for way, line in by_way.items():
+            scores, base = (
+                (row["own_size"]["mean_iou"], *(row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")))
+                for row in (line, by_way[""])
+            )
+            changes = [f"{new:.4f}" + (f" ({new - old:+.4f})" if way else "") for new, old in zip(scores, base)]
+            seen = "held out" if line["held_out"] else "trained on"
+            cells.append((weights, f"`{way}`" if way else "squeezed", seen, *changes, f"{line['ms_per_image']:.0f}"))
+    header = ("network", "way", "images", "mean IoU at own size", "smallest third", "largest third", "ms per image")
+    return markdown(header, cells) if cells else ["Not measured yet."]
