@@ -99,7 +99,7 @@ def summary() -> list[str]:
 
 
 def minutes_of(row: Row) -> str:
-    shared = {f"{row['run']}/{row['network']}", row["machine"]} & SHARED
+    shared = {f"{row['run'].removesuffix('-mirror')}/{row['network']}", row["machine"]} & SHARED
     minutes = row["train_seconds"] / 60
     return f"{'≤ ' if shared else ''}{minutes:.{0 if minutes > 9.5 else 1}f}"
 
