@@ -21,8 +21,8 @@ def twice() -> list[str]:
         small, large = seeds_of(run, network), seeds_of(run_256, network)
         if not (small and large):
             continue
-        epochs = " / ".join(dict.fromkeys(str(rows[0]["epochs"]) for rows in (small, large)))
-        scores = (spread([at_own_size(row) for row in rows]) for rows in (small, large))
+        epochs = " / ".join(dict.fromkeys(str(of_size[0]["epochs"]) for of_size in (small, large)))
+        scores = (spread([at_own_size(row) for row in of_size]) for of_size in (small, large))
         changes = (difference(gains(small, large, *path)) for path in (("mean_iou",), ("class_iou", BORDER)))
         cells.append((network, run, run_256, epochs, *scores, *changes))
     header = ("network", "at 128 px", "at 256 px", "epochs", "mean IoU, 128 px", "256 px", "change",
