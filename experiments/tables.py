@@ -74,10 +74,10 @@ def updated(text: str) -> str:
 
 def recipes() -> list[list[Row]]:
     """The rows that have a name of their own, best first; those of a network that differ in their seed are together."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str, bool], list[Row]] = {}
     for row in filter(lambda row: has_name(row["run"]), rows()):
-        run, mirror, _ = row["run"].partition("-mirror")
-        found.setdefault((row["network"], run.removesuffix(f"-{row['seed']}") + mirror), []).append(row)
+        run = row["run"].removesuffix("-mirror").removesuffix(f"-{row['seed']}")
+        found.setdefault((row["network"], run, row["mirror"]), []).append(row)
     ordered = [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
     return sorted(ordered, key=lambda seeds: -mean(seeds, "mean_iou"))
 

@@ -5,7 +5,7 @@ from common.trimap import BORDER
 from experiments.cells import difference, markdown, mean, spread
 from experiments.findings import seeds_of
 
-# Runs at 128 px and with the same settings at 256 px, and their network; the last two differ in their epochs as well
+# Runs at 128 px and with the same settings at 256 px, and their network; the last pair differs in its epochs as well
 TWICE = (
     ("defaults", "defaults-256", "segnet_dsc"),
     ("lite2-5", "lite2-5-256", "segnet_dsc_lite2"),
@@ -51,11 +51,11 @@ def mirror() -> list[str]:
     found: dict[tuple, list[list[float]]] = {}
     for row in rows():
         if row["mirror"] and (base := plain.get(weights_of(row))):
-            of_training = row["network"], row["image_size"], row["epochs"]
+            of_training = row["network"], base["run"].removesuffix(f"-{row['seed']}"), row["image_size"], row["epochs"]
             found.setdefault(of_training, []).append([row[name] - base[name] for name in names])
     cells = [(*key, *(difference(list(changes)) for changes in zip(*of_seeds))) for key, of_seeds in found.items()]
     changed = (f"change in {name.replace('_', ' ').replace('iou', 'IoU')}" for name in names)
-    header = ("network", "px", "epochs", *changed)
+    header = ("network", "run", "px", "epochs", *changed)
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 

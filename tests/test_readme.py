@@ -239,8 +239,8 @@ def test_seeds_of_a_recipe_share_a_line(monkeypatch):
         row | {"run": f"r-{seed}" if seed else "r", "seed": seed, "mean_iou": 0.7 + seed / 10} for seed in (2, 0, 1)
     ]
     rows[1]["train_seconds"] = 0
-    rows += [row | {"run": "r-256"}, row | {"run": "r-mirror"}, row | {"run": "r", "network": "other"}]
-    rows += [row | {"run": "r-1-mirror", "seed": 1}]
+    rows += [row | {"run": "r-256"}, row | {"run": "r-mirror", "mirror": True}, row | {"run": "r", "network": "other"}]
+    rows += [row | {"run": "r-1-mirror", "mirror": True, "seed": 1}]
     monkeypatch.setattr(tables, "rows", lambda: rows)
     lines = [line.split(" | ") for line in tables.results()[2:]]
     assert (lines[0][1], lines[0][2], lines[0][7]) == ("r", "3", "0.8000 ± 0.1000")
@@ -254,11 +254,12 @@ def test_changes_are_paired_by_seed(monkeypatch):
     row = {"network": "n", "image_size": 128, "epochs": 5} | dict.fromkeys(names, 0.5)
     plain = [row | {"run": run, "mirror": False, "mean_iou": of} for run, of in (("r", 0.5), ("r-1", 0.7), ("s", 0.9))]
     mirrored = [
-        row | {"run": run, "mirror": True, "mean_iou": of} for run, of in (("r-1-mirror", 0.73), ("r-mirror", 0.51))
+        row | {"run": run, "mirror": True, "mean_iou": of, "seed": seed}
+        for run, of, seed in (("r-1-mirror", 0.73, 1), ("r-mirror", 0.51, 0))
     ]
     monkeypatch.setattr(views, "rows", lambda: plain + mirrored)
     assert views.mirror()[2:] == [
-        "| n | 128 | 5 | +0.0000 ± 0.0000 (n=2) | +0.0200 ± 0.0100 (n=2) | +0.0000 ± 0.0000 (n=2) |"
+        "| n | r | 128 | 5 | +0.0000 ± 0.0000 (n=2) | +0.0200 ± 0.0100 (n=2) | +0.0000 ± 0.0000 (n=2) |"
     ]
     own = {
         run: [
