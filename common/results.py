@@ -63,6 +63,11 @@ def rounded(found: object) -> object:
     return [rounded(value) for value in found] if isinstance(found, list) else found
 
 
+def run_of(row: Row) -> str:
+    """The name of a row's run that its other seeds share, and the same weights tested with mirror images."""
+    return row["run"].removesuffix("-mirror").removesuffix(f"-{row['seed']}")
+
+
 EXPERIMENTS = ("study-", "curve-", "pretraining-", "levers-", "ranks-", "benchmark-")  # what their runs begin with
 
 

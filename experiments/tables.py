@@ -13,7 +13,7 @@ from collections.abc import Callable
 from common import settings
 from common.files import REPOSITORY
 from common.published import name_of
-from common.results import PUBLISHED, Row, has_name, json_of, lines_of, rows
+from common.results import PUBLISHED, Row, has_name, json_of, lines_of, rows, run_of
 from common.settings import UserError
 from common.trimap import CLASSES
 from experiments import findings, pretraining, scaling, speed, twin, views, worth
@@ -76,8 +76,7 @@ def recipes() -> list[list[Row]]:
     """The rows that have a name of their own, best first; those of a network that differ in their seed are together."""
     found: dict[tuple[str, str, bool], list[Row]] = {}
     for row in filter(lambda row: has_name(row["run"]), rows()):
-        run = row["run"].removesuffix("-mirror").removesuffix(f"-{row['seed']}")
-        found.setdefault((row["network"], run, row["mirror"]), []).append(row)
+        found.setdefault((row["network"], run_of(row), row["mirror"]), []).append(row)
     ordered = [sorted(seeds, key=lambda row: row["seed"] or 0) for seeds in found.values()]
     return sorted(ordered, key=lambda seeds: -mean(seeds, "mean_iou"))
 
@@ -99,7 +98,7 @@ def summary() -> list[str]:
 
 
 def minutes_of(row: Row) -> str:
-    shared = {f"{row['run'].removesuffix('-mirror')}/{row['network']}", row["machine"]} & SHARED
+    shared = {f"{run_of(row)}/{row['network']}", row["machine"]} & SHARED
     minutes = row["train_seconds"] / 60
     return f"{'≤ ' if shared else ''}{minutes:.{0 if minutes > 9.5 else 1}f}"
 

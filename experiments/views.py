@@ -1,6 +1,6 @@
 """What a network sees: images of twice the size in training; mirror images, larger squares and tiles in prediction."""
 
-from common.results import Row, lines_of, rows
+from common.results import Row, lines_of, rows, run_of
 from common.trimap import BORDER
 from experiments.cells import difference, markdown, mean, spread
 from experiments.findings import seeds_of
@@ -47,21 +47,17 @@ def gains(small: list[Row], large: list[Row], *path: str | int) -> list[float]:
 def mirror() -> list[str]:
     """The mean of the predictions for an image and its mirror image against the image's own, by the same weights."""
     names = ("pixel_accuracy", "mean_iou", "custom_iou")
-    plain = {weights_of(row): row for row in rows() if not row["mirror"]}
+    plain = {(row["network"], run_of(row), row["seed"]): row for row in rows() if not row["mirror"]}
     found: dict[tuple, list[list[float]]] = {}
-    for row in rows():
-        if row["mirror"] and (base := plain.get(weights_of(row))):
-            of_training = row["network"], base["run"].removesuffix(f"-{row['seed']}"), row["image_size"], row["epochs"]
-            found.setdefault(of_training, []).append([row[name] - base[name] for name in names])
+    for row in filter(lambda row: row["mirror"], rows()):
+        network, run = row["network"], run_of(row)
+        if base := plain.get((network, run, row["seed"])):
+            gained = [row[name] - base[name] for name in names]
+            found.setdefault((network, run, row["image_size"], row["epochs"]), []).append(gained)
     cells = [(*key, *(difference(list(changes)) for changes in zip(*of_seeds))) for key, of_seeds in found.items()]
     changed = (f"change in {name.replace('_', ' ').replace('iou', 'IoU')}" for name in names)
     header = ("network", "run", "px", "epochs", *changed)
     return markdown(header, cells) if cells else ["Not measured yet."]
-
-
-def weights_of(row: Row) -> tuple[str, str]:
-    """What a row tells of whose weights it is: those of a run, tested plainly or with mirror images."""
-    return row["run"].removesuffix("-mirror"), row["network"]
 
 
 def large_images() -> list[str]:

@@ -252,7 +252,10 @@ def test_changes_are_paired_by_seed(monkeypatch):
     """Mirror images against the same weights without them, 256 px against 128 px at the images' own size."""
     names = ("pixel_accuracy", "mean_iou", "custom_iou")
     row = {"network": "n", "image_size": 128, "epochs": 5} | dict.fromkeys(names, 0.5)
-    plain = [row | {"run": run, "mirror": False, "mean_iou": of} for run, of in (("r", 0.5), ("r-1", 0.7), ("s", 0.9))]
+    plain = [
+        row | {"run": run, "mirror": False, "mean_iou": of, "seed": seed}
+        for run, of, seed in (("r", 0.5, 0), ("r-1", 0.7, 1), ("s", 0.9, 0))
+    ]
     mirrored = [
         row | {"run": run, "mirror": True, "mean_iou": of, "seed": seed}
         for run, of, seed in (("r-1-mirror", 0.73, 1), ("r-mirror", 0.51, 0))
