@@ -132,9 +132,12 @@ def card() -> list[str]:
         found = [row["pixel_accuracy"], row["mean_iou"], *row["class_iou"], row["own_size"]["mean_iou"]]
         found += [row["two_class"][name] for name in ("pixel_accuracy", "pet_iou")]
         found += [row["by_pet_size"][size]["mean_iou"] for size in ("small", "large")]
-        cells.append((name_of(row["network"], row["image_size"]), *(f"{value:.3f}" for value in found)))
-    header = ("weights", "pixel accuracy", "mean IoU", "pet IoU", "background IoU", "border IoU", "own size, mean IoU",
-              "two classes, accuracy", "two classes, pet IoU", "smallest third", "largest third")  # fmt: skip
+        told = [f"{value:.3f}" for value in found]
+        told.insert(2, f"{with_mirror['mean_iou']:.3f}" if (with_mirror := views.mirrored(row)) else "-")
+        cells.append((name_of(row["network"], row["image_size"]), *told))
+    header = ("weights", "pixel accuracy", "mean IoU", "with mirror images", "pet IoU", "background IoU", "border IoU",
+              "own size, mean IoU", "two classes, accuracy", "two classes, pet IoU", "smallest third",
+              "largest third")  # fmt: skip
     return markdown(header, cells)
 
 

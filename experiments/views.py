@@ -1,5 +1,7 @@
 """What a network sees: images of twice the size in training; mirror images, larger squares and tiles in prediction."""
 
+import json
+
 from common.results import Row, lines_of, rows, run_of
 from common.trimap import BORDER
 from experiments.cells import difference, markdown, mean, spread
@@ -47,17 +49,26 @@ def gains(small: list[Row], large: list[Row], *path: str | int) -> list[float]:
 def mirror() -> list[str]:
     """The mean of the predictions for an image and its mirror image against the image's own, by the same weights."""
     names = ("pixel_accuracy", "mean_iou", "custom_iou")
-    plain = {(row["network"], run_of(row), row["seed"]): row for row in rows() if not row["mirror"]}
+    plain = {trained_as(row): row for row in rows() if not row["mirror"]}
     found: dict[tuple, list[list[float]]] = {}
     for row in filter(lambda row: row["mirror"], rows()):
-        network, run = row["network"], run_of(row)
-        if base := plain.get((network, run, row["seed"])):
+        if base := plain.get(trained_as(row)):
             gained = [row[name] - base[name] for name in names]
-            found.setdefault((network, run, row["image_size"], row["epochs"]), []).append(gained)
+            found.setdefault((row["network"], run_of(base), row["image_size"], row["epochs"]), []).append(gained)
     cells = [(*key, *(difference(list(changes)) for changes in zip(*of_seeds))) for key, of_seeds in found.items()]
     changed = (f"change in {name.replace('_', ' ').replace('iou', 'IoU')}" for name in names)
     header = ("network", "run", "px", "epochs", *changed)
     return markdown(header, cells) if cells else ["Not measured yet."]
+
+
+def mirrored(row: Row) -> Row | None:
+    """The row of the same weights with mirror images, or None."""
+    return next((other for other in rows() if other["mirror"] and trained_as(other) == trained_as(row)), None)
+
+
+def trained_as(row: Row) -> str:
+    """What rows of the same weights share, whatever their run is called: published weights have another name."""
+    return json.dumps([row.get(name) for name in ("network", "version", "constants", "epochs")], sort_keys=True)
 
 
 def large_images() -> list[str]:

@@ -253,12 +253,12 @@ def test_changes_are_paired_by_seed(monkeypatch):
     names = ("pixel_accuracy", "mean_iou", "custom_iou")
     row = {"network": "n", "image_size": 128, "epochs": 5} | dict.fromkeys(names, 0.5)
     plain = [
-        row | {"run": run, "mirror": False, "mean_iou": of, "seed": seed}
-        for run, of, seed in (("r", 0.5, 0), ("r-1", 0.7, 1), ("s", 0.9, 0))
+        row | {"run": run, "mirror": False, "mean_iou": of, "seed": seed, "constants": {"SEED": seed, "ZOOM": zoom}}
+        for run, of, seed, zoom in (("r", 0.5, 0, 0), ("r-1", 0.7, 1, 0), ("s", 0.9, 0, 1))
     ]
     mirrored = [
-        row | {"run": run, "mirror": True, "mean_iou": of, "seed": seed}
-        for run, of, seed in (("r-1-mirror", 0.73, 1), ("r-mirror", 0.51, 0))
+        row | {"run": run, "mirror": True, "mean_iou": of, "seed": seed, "constants": {"ZOOM": 0, "SEED": seed}}
+        for run, of, seed in (("r-1-mirror", 0.73, 1), ("weights-n-mirror", 0.51, 0))
     ]
     monkeypatch.setattr(views, "rows", lambda: plain + mirrored)
     assert views.mirror()[2:] == [
