@@ -41,6 +41,7 @@ SUMMARY = (
     ("lite2", "segnet_dsc_lite2", "the same network, 48 epochs, AdamW"),
     ("lite2-5-256", "segnet_dsc_lite2", "the same network at 256 px, 5 epochs"),
     ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs"),
+    ("weights-segnet_dsc_lite2_256px-mirror", "segnet_dsc_lite2", "the same, with mirror images (`MIRROR=True`)"),
 )
 
 # Runs of single networks, and machines, whose minutes are upper bounds: other work shared the cores or the GPU

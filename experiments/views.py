@@ -25,15 +25,15 @@ def twice() -> list[str]:
             continue
         epochs = " / ".join(dict.fromkeys(str(of_size[0]["epochs"]) for of_size in (small, large)))
         scores = (spread([at_own_size(row) for row in of_size]) for of_size in (small, large))
-        changes = (difference(gains(small, large, *path)) for path in (("mean_iou",), ("class_iou", BORDER)))
+        changes = (difference(gains(small, large, *path)) for path in ((), ("class_iou", BORDER)))
         cells.append((network, run, run_256, epochs, *scores, *changes))
     header = ("network", "at 128 px", "at 256 px", "epochs", "mean IoU, 128 px", "256 px", "change",
               "border IoU, change")  # fmt: skip
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 
-def change(run: str, run_256: str, network: str) -> str:
-    return difference(gains(seeds_of(run, network), seeds_of(run_256, network)))
+def change(run: str, run_256: str, network: str, *path: str | int) -> str:
+    return difference(gains(seeds_of(run, network), seeds_of(run_256, network), *path))
 
 
 def at_own_size(row: Row, *path: str | int) -> float:
