@@ -68,7 +68,8 @@ def mirrored(row: Row) -> Row | None:
 
 def trained_as(row: Row) -> str:
     """What rows of the same weights share, whatever their run is called: published weights have another name."""
-    return json.dumps([row.get(name) for name in ("network", "version", "constants", "epochs")], sort_keys=True)
+    names = ("network", "version", "constants", "epochs", "machine", "commit")
+    return json.dumps([row.get(name) for name in names], sort_keys=True)
 
 
 def large_images() -> list[str]:
