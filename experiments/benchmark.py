@@ -186,7 +186,7 @@ def decode(size: int) -> float:
 
 
 def starting() -> dict[str, object]:
-    return {"start_to_first_step_seconds": statistics.median(start_to_first_step() for _ in range(3))}
+    return {"start_to_first_step_seconds": statistics.median(start_to_first_step() for _ in range(REPEATS))}
 
 
 MEASURES = {"steps": steps, "twin": twin, "data": data, "start": starting, "tried": tried,

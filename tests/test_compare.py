@@ -26,7 +26,6 @@ def test_compare_trains_what_is_missing_and_no_more(toy, monkeypatch, capsys):
                         ("VARIANTS", {"segnet_dsc": "", "unet_dsc": "NETWORKS=unet_dsc"}), ("FULL", ())):  # fmt: skip
         monkeypatch.setattr(tasks, name, value)
     monkeypatch.setattr(compare, "GROUPS", ("study",))
-    monkeypatch.setattr(compare, "AT_ONCE", 1)
     compare.main()
     rows = results.rows(toy / "published")
     study_runs = [f"study-{name}-{seed}" for name in ("segnet_dsc", "unet_dsc") for seed in (0, 1)]
