@@ -210,8 +210,7 @@ def test_batchnorm_over_all_ranks_computes_the_same(monkeypatch, name, encoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(("kind", "rank"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)])
 def test_torchrun_ends_soon_with_one_line_of_ours(torchrun, tmp_path, kind, rank):
     files = tmp_path / "toy/default/segnet_dsc"
     process = torchrun("EPOCHS=1,500")
@@ -238,7 +237,6 @@ def test_an_error_of_one_rank_or_of_both_is_told_once(torchrun):
         ("LOSS=ce", "epoch_01.pt could not be written", limit),
         ("LEARNING_RATE=1e6", "the loss is not finite", None),
         ("BATCH_SIZE=15", "can't be divided among 2 ranks", None),
-        ("EPOCH=1,2", "no such constant", None),
     )
     for constant, expected, before in cases:
         process = torchrun("EPOCHS=1,3", f"RUN={constant[:5]}", constant, preexec_fn=before)

@@ -67,6 +67,7 @@ def test_no_gradient_is_computed_that_nothing_needs(monkeypatch):
 
 
 @on_x86
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "narrow"), [(ImageSegmentation, 6), (ImageSegmentationDSC, 0)])
 def test_a_network_uses_them_in_training_in_float32_on_a_cpu(network, narrow, used):
     torch.manual_seed(0)
@@ -112,6 +113,7 @@ def test_a_processor_with_bfloat16_keeps_torchs_in_float32_too():
 
 
 @on_x86
+@pytest.mark.slow
 def test_a_training_steps_gradients_are_those_of_float64():
     """Nearly as much as torch's in float32, where maxima that almost tie fall either way: 3 to 8 % off, by chance.
 
