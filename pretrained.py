@@ -22,13 +22,13 @@ from common.encoder_weights import LITE0, VGG, import_timm
 from common.files import load_file
 from common.gradients import quick_depthwise, upsample
 from common.settings import UserError
-from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape
+from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape, see_enlarged
 
 STRIDE = 16  # of the bottleneck, px; image sizes are multiples of it
 MOST_SAID = 100_000  # pieces of JSON that a checkpoint may say of its network; ours say two thousand
 
 # What builds a network, beside its name; the values of checkpoints that don't say
-SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False}
+SHAPE = {"head": "linear", "kernel_size": 3, "stages": 4, "encoder": "", "skips": False, "enlarge": 1}
 
 
 class PretrainedSegmentation(nn.Module):
@@ -41,6 +41,8 @@ class PretrainedSegmentation(nn.Module):
     Raises UserError for an encoder that timm doesn't have, or that has no map of stride 16, or no finer ones, and for
     what segnet.py refuses too.
     """
+
+    enlarged = 1  # see_enlarged changes it
 
     def __init__(self, base: str, encoder: str, skips: bool = False, head: str = "linear", kernel_size: int = 3):
         super().__init__()
@@ -93,9 +95,17 @@ def full_name(network: str, encoder: str) -> str:
 
 
 def build(
-    name: str, encoder: str = "", skips: bool = False, head: str = "linear", kernel_size: int = 3, stages: int = 4
+    name: str,
+    encoder: str = "",
+    skips: bool = False,
+    head: str = "linear",
+    kernel_size: int = 3,
+    stages: int = 4,
+    enlarge: int = 1,
 ) -> nn.Module:
     """A new network, its weights random, by its `full_name`. Raises UserError for what there isn't or doesn't fit."""
+    if enlarge != 1:
+        return see_enlarged(build(name, encoder, skips, head, kernel_size, stages), enlarge)
     names = {full_name(base, encoder): base for base in NETWORKS}
     if name not in names:
         raise UserError(f"no network is called {name!r}; there are {', '.join(names)}")
@@ -221,11 +231,12 @@ def sizes_taken(network: PretrainedSegmentation, sizes: tuple[int, ...], images:
     """Those of `sizes`, px, that the network's encoder can take, tried without computing anything."""
     encoder, taken = copy.deepcopy(network.encoder).to("meta"), []
     for size in sizes:
+        side = size * network.enlarged
         try:
-            maps = encoder(torch.empty(images, 3, size, size, device="meta"))
+            maps = encoder(torch.empty(images, 3, side, side, device="meta"))
         except (ValueError, RuntimeError, AssertionError):  # timm's encoders refuse in these ways
             continue
-        if all(found.shape[-1] * stride == size for found, stride in zip(maps, network.strides)):
+        if all(found.shape[-1] * stride == side for found, stride in zip(maps, network.strides)):
             taken.append(size)
     return taken
 
@@ -240,7 +251,7 @@ def check_sizes(
     """
     if not isinstance(network, PretrainedSegmentation):
         return
-    one = images == 1 and STRIDE in sizes  # whose bottleneck has one cell
+    one = images == 1 and STRIDE in [size * network.enlarged for size in sizes]  # whose bottleneck has one cell
     images = max(2, images) if frozen else images
     bad = set(sizes) - set(sizes_taken(network, sizes, images))
     if one or (bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2))):

@@ -85,6 +85,7 @@ class ImageSegmentation(nn.Module):
 
     conv: type[nn.Module] = Conv2d  # nn.Conv2d, but for how CPUs without bfloat16 train: common/winograd.py
     maps_joined = 1  # at each stage of the decoder: the one from below
+    enlarged = 1  # see_enlarged changes it
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
         super().__init__()
@@ -200,6 +201,20 @@ class SegNetMapsDSC(ImageSegmentationDSC):
     def up(x: Tensor, kept: object) -> Tensor:
         places, handed_over = kept
         return max_unpool(x, places, handed_over.shape[-2:]) + handed_over
+
+
+def see_enlarged(network: nn.Module, times: int) -> nn.Module:
+    """Has the network see images `times` as large, upsampled bilinearly, and averages its logits back to their size.
+
+    The images gain no detail, but the maps inside are finer, at times**2 the cost. The weights keep their names and
+    shapes, so those learnt with other `times` fit. Raises UserError if times is not from 1 to 8.
+    """
+    if not isinstance(times, int) or not 1 <= times <= 8:
+        raise UserError(f"images are enlarged 1 to 8 times, not {times}")
+    network.enlarged = times
+    network.register_forward_pre_hook(lambda _, images: F.interpolate(images[0], scale_factor=times, mode="bilinear"))
+    network.register_forward_hook(lambda _, images, logits: F.avg_pool2d(logits.float(), times))
+    return network
 
 
 # As NETWORKS in train.py names them

@@ -38,6 +38,7 @@ NETWORKS = ("segnet", "segnet_dsc")  # in this order
 HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution; see segnet.py
 KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
+ENLARGE = 1  # times: the network sees images so much larger, and what it says of them is averaged back
 RUN = "default"  # folder in outputs/; a run with other constants needs another name
 
 # Pretrained, see pretrained.py and pretrain.py
@@ -91,13 +92,14 @@ RANGES = {
     "TRAIN_SHARE": (1e-6, 1),
     "TRAIN_IMAGES": (0, math.inf),
     "SIZES": (0.01, 1),
+    "ENLARGE": (1, 8),
     "WARM_UP": (0.001, 0.999),
     "SEED": (0, 2**63 - 1),
 }
 
 # Which of them may differ when a run is resumed
 FIXED = frozenset(  # never
-    {"HEAD", "KERNEL_SIZE", "STAGES", "OPTIMIZER", "SEED", "IMAGE_SIZE", "VALIDATION_SHARE", "TRAIN_SHARE"}
+    {"HEAD", "KERNEL_SIZE", "STAGES", "ENLARGE", "OPTIMIZER", "SEED", "IMAGE_SIZE", "VALIDATION_SHARE", "TRAIN_SHARE"}
     | {"ENCODER", "ENCODER_WEIGHTS", "FREEZE_ENCODER", "SKIP_FEATURES", "START_FROM", "START_PART", "TRAIN_IMAGES"}
 )
 ANY_TIME = frozenset({"NETWORKS", "RUN", "THREADS", "CHECK_EVERY"})  # always; others, where EPOCHS begins a new leg
@@ -142,7 +144,8 @@ def check_constants() -> None:
 
 def shape() -> dict[str, object]:
     """What builds a network, beside its name."""
-    return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES}
+    return {"head": HEAD, "kernel_size": KERNEL_SIZE, "stages": STAGES, "encoder": ENCODER, "skips": SKIP_FEATURES,
+            "enlarge": ENLARGE}  # fmt: skip
 
 
 def train_network(name: str, train_sets: dict[int, Part], validation_set: Split) -> None:

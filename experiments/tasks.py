@@ -39,6 +39,7 @@ TUNED = f"ENCODER=tf_efficientnet_lite0 EPOCHS=1,13 SIZES=0.5,0.75,1 ZOOM=0.2 RO
 FULL = (  # at 128 px, but for runs that end in -256: group, name of the run, networks, what it changes
     ("full", "defaults", "segnet_dsc,segnet,unet_dsc", ""),
     ("larger", "defaults-256", "segnet_dsc", "IMAGE_SIZE=256"),
+    ("larger", "defaults-enlarged", "segnet_dsc", "ENLARGE=2"),
     ("full", "fifth-stage", "segnet_dsc", "STAGES=5"),
     ("forty", "record40", "segnet", f"{FORTY} {FORMER}"),
     ("muon", "muon40", "segnet_dsc,segnet,unet_dsc", FORTY),
@@ -50,6 +51,7 @@ FULL = (  # at 128 px, but for runs that end in -256: group, name of the run, ne
     ("encoder", "lite2-5", "segnet_dsc", ON_LITE2),
     ("encoder", "lite2-5-random", "segnet_dsc", f"{ON_LITE2} ENCODER_WEIGHTS=random ENCODER_RATE=1.0"),
     ("encoder", "lite2-5-256", "segnet_dsc", f"{ON_LITE2} IMAGE_SIZE=256"),
+    ("encoder", "lite2-5-enlarged", "segnet_dsc", f"{ON_LITE2} ENLARGE=2"),
     ("encoder", "lite2", "segnet_dsc", f"{LITE2} EPOCHS=1,49 OPTIMIZER=adamw"),
     ("encoder", "lite2-muon", "segnet_dsc", f"{LITE2} EPOCHS=1,37"),
     ("encoder", "lite2-256", "segnet_dsc", f"{LITE2} EPOCHS=1,31 IMAGE_SIZE=256"),

@@ -21,7 +21,7 @@ def begun(script, tmp_path):
 
 
 def test_another_leg_has_other_constants_but_the_same_images(script, begun, tmp_path):
-    for other in ("VALIDATION_SHARE=0.25", "TRAIN_SHARE=0.5", "OPTIMIZER=adam", "SEED=1", "HEAD=original"):
+    for other in ("VALIDATION_SHARE=0.25", "TRAIN_SHARE=0.5", "OPTIMIZER=adam", "SEED=1", "HEAD=original", "ENLARGE=2"):
         kept = () if other.startswith("VALIDATION") else ("VALIDATION_SHARE=0.2",)
         said = script("train.py", *RUN, "EPOCHS=3,4", *kept, other, fails=True)
         assert f"was begun with {other.partition('=')[0]}=" in said

@@ -1,13 +1,25 @@
 """The networks against the original's published sizes and names, and against a SegNet of PyTorch's own layers."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from common.inference import logits_of
 from common.settings import UserError
 from pretrained import load_network
-from segnet import ENCODER, SEGNETS, ImageSegmentation, ImageSegmentationDSC, UNet, count_parameters
+from segnet import (
+    ENCODER,
+    SEGNETS,
+    ImageSegmentation,
+    ImageSegmentationDSC,
+    UNet,
+    count_parameters,
+    see_enlarged,
+)
 
 
 class Notebook(nn.Module):
@@ -162,3 +174,24 @@ def test_mirror_averaging_knows_neither_left_nor_right():
     found = next(logits_of(network, images, torch.float32, mirror=True)).softmax(1)
     assert torch.allclose(found, (plain + mirrored.flip(3)) / 2, atol=1e-6)
     assert (found - plain).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_an_enlarged_image_is_pillows_and_its_logits_are_averages(times, tmp_path):
+    """By the weights of the network without it; from a file too."""
+    torch.manual_seed(0)
+    plain = ImageSegmentationDSC().eval()
+    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
+    planes = [Image.fromarray(plane.float().numpy()) for plane in images.flatten(0, 1)]
+    planes = [np.asarray(plane.resize((48 * times, 32 * times), Image.Resampling.BILINEAR)) for plane in planes]
+    with torch.inference_mode():
+        large = plain(torch.from_numpy(np.stack(planes)).view(3, 3, 32 * times, 48 * times) / 255)
+    expected = large.view(3, 3, 32, times, 48, times).mean((3, 5))
+    saved = {"weights": plain.state_dict(), "network": "segnet_dsc", "enlarge": times}
+    torch.save(saved, tmp_path / "enlarged.pt")
+    for network in (see_enlarged(copy.deepcopy(plain), times), load_network(tmp_path / "enlarged.pt")[0]):
+        (found,) = logits_of(network, images, torch.float32)
+        assert torch.allclose(found, expected, atol=1e-5)
+    torch.save(saved | {"enlarge": 9}, tmp_path / "enlarged.pt")
+    with pytest.raises(UserError, match="enlarged 1 to 8 times, not 9"):
+        load_network(tmp_path / "enlarged.pt")
