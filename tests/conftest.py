@@ -26,6 +26,21 @@ SHARED = ROOT.parent / "shared"  # the real data set, where there is one
 PHOTOGRAPHS = ROOT / "tests" / "photographs"  # eight pairs of its test split, which are always here
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: a process for each core that is ours, as far as memory is likely to last."""
+    return min(8, machine.usable_cores())
+
+
+def pytest_configure() -> None:
+    """Has each worker of pytest-xdist, and what it starts, keep to a core: threads that compete take far longer."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1 ...
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory) -> Path:
     """A DATA_ROOT with the toy data in the real layout."""
