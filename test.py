@@ -286,7 +286,9 @@ def print_table(rows: list[dict]) -> None:
 
 
 def results_path() -> Path:
-    return (pets.published_folder() if PUBLISH else pets.outputs_folder()) / "results.jsonl"
+    if PUBLISH:
+        return pets.published_folder() / results.published_file(row_name())
+    return pets.outputs_folder() / "results.jsonl"
 
 
 def is_published(row: dict[str, object]) -> bool:

@@ -1,4 +1,7 @@
-"""Rows of results: one JSON line per tested network, in the results.jsonl of a folder; other files beside it."""
+"""Rows of results: one JSON line per tested network, in the results.jsonl of a folder; other files beside it.
+
+In the published folder the rows of runs that experiments/ compares have a file of their own, results_experiments.jsonl.
+"""
 
 import json
 from pathlib import Path
@@ -11,11 +14,14 @@ PUBLISHED = REPOSITORY / "outputs" / "published"  # what git keeps
 
 VERSION = 2  # raised by hand when the same constants give other results, but for rounding; versions never mix
 
+FILES = ("results.jsonl", "results_experiments.jsonl")
+
 Row = dict  # a line of results.jsonl, or of another file of JSON lines
 
 
 def rows(folder: Path = PUBLISHED) -> list[Row]:
-    return lines_of("results.jsonl", folder)
+    """Of runs that stand for themselves, then of those that experiments/ compares; each kind in the order of tests."""
+    return [row for name in FILES for row in lines_of(name, folder)]
 
 
 def lines_of(name: str, folder: Path = PUBLISHED) -> list[Row]:
@@ -74,3 +80,8 @@ EXPERIMENTS = ("study-", "curve-", "pretraining-", "levers-", "ranks-", "benchma
 def has_name(run: str) -> bool:
     """Whether a run stands for itself, and is not one of the many that experiments/ compares."""
     return not run.startswith(EXPERIMENTS)
+
+
+def published_file(run: str) -> str:
+    """Which of FILES has a run's rows, so that none grows too large for a repository."""
+    return FILES[0] if has_name(run) else FILES[1]

@@ -22,7 +22,7 @@ from experiments.cells import difference, markdown, mean, spread
 DOCUMENTS = ("README.md", "MODEL_CARD.md", "experiments/README.md", "tests/README.md")
 
 # Files in outputs/published whose lines may be on any data
-ON_DATA = ("results", "study", "pretraining", "lengths", "truth", "large_images")
+ON_DATA = ("results", "results_experiments", "study", "pretraining", "lengths", "truth", "large_images")
 
 # The rows of the README's own table: run, network, and what the table calls them
 SUMMARY = (

@@ -73,6 +73,8 @@ def test_no_training_counts_twice():
         for row in rows
     }
     assert len(named) == len(trained) == len(rows)
+    for name in results.FILES:
+        assert {results.published_file(row["run"]) for row in results.lines_of(name)} == {name}
 
 
 @pytest.mark.parametrize("row", results.rows(), ids=lambda row: f"{row['run']}-{row['network']}")
