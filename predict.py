@@ -17,6 +17,7 @@ from common import machine  # isort: skip - first: common/__init__.py says how t
 
 import functools
 import itertools
+import math
 import os
 import re
 from pathlib import Path
@@ -136,7 +137,8 @@ def load(path: Path) -> tuple[nn.Module, int]:
     network, about = pretrained.load_network(path, expected)
     print(f"{about['network']}, {path}")
     trained_for = about.get("constants", {}).get("IMAGE_SIZE", pets.IMAGE_SIZE)  # if it says so
-    size, smallest, largest = INPUT or trained_for, 2**network.stages, RANGES["INPUT"][1]
+    size, times = INPUT or trained_for, network.enlarged
+    smallest, largest = math.ceil(2**network.stages / times), RANGES["INPUT"][1] // times
     said = f"INPUT={INPUT}" if INPUT else f"{path} says IMAGE_SIZE={repr(size)[:20]}"
     if not isinstance(size, int) or not smallest <= size <= largest:
         raise UserError(f"{said}, and {about['network']} takes {smallest} to {largest} px here; INPUT= gives another")

@@ -12,6 +12,7 @@ import copy
 import difflib
 import itertools
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from common.encoder_weights import LITE0, VGG, import_timm
 from common.files import load_file
 from common.gradients import quick_depthwise, upsample
 from common.settings import UserError
-from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, check_shape, see_enlarged
+from segnet import DECODER, NETWORKS, SEGNETS, ConvBlock, ImageSegmentation, averaged, check_shape, larger
 
 STRIDE = 16  # of the bottleneck, px; image sizes are multiples of it
 MOST_SAID = 100_000  # pieces of JSON that a checkpoint may say of its network; ours say two thousand
@@ -42,7 +43,7 @@ class PretrainedSegmentation(nn.Module):
     what segnet.py refuses too.
     """
 
-    enlarged = 1  # see_enlarged changes it
+    enlarged = 1  # times, as that of segnet.py's networks
 
     def __init__(self, base: str, encoder: str, skips: bool = False, head: str = "linear", kernel_size: int = 3):
         super().__init__()
@@ -71,8 +72,10 @@ class PretrainedSegmentation(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """The bottleneck (B, C, H/16, W/16), and the maps that join the decoder's stages (or None), finest first."""
-        if x.shape[-1] % STRIDE or x.shape[-2] % STRIDE:
-            raise UserError(f"images are multiples of {STRIDE} px a side, not {x.shape[-1]}x{x.shape[-2]}")
+        step = STRIDE // math.gcd(STRIDE, self.enlarged)
+        if x.shape[-1] % step or x.shape[-2] % step:
+            raise UserError(f"images are multiples of {step} px a side, not {x.shape[-1]}x{x.shape[-2]}")
+        x = larger(x, self.enlarged)
         with quick_depthwise(x):
             maps = dict(zip(self.strides, self.encoder((x - self.mean) / self.std)))
         return maps[STRIDE], [maps[2**i] if 2**i in self.skips else None for i in range(self.stages)]
@@ -85,7 +88,7 @@ class PretrainedSegmentation(nn.Module):
             skipped = handed_over.pop()
             x = x if skipped is None else torch.cat((x, skipped), 1)
             x = self.get_submodule(f"uc{i}")(x)
-        return x
+        return averaged(x, self.enlarged)
 
 
 def full_name(network: str, encoder: str) -> str:
@@ -103,24 +106,30 @@ def build(
     stages: int = 4,
     enlarge: int = 1,
 ) -> nn.Module:
-    """A new network, its weights random, by its `full_name`. Raises UserError for what there isn't or doesn't fit."""
-    if enlarge != 1:
-        return see_enlarged(build(name, encoder, skips, head, kernel_size, stages), enlarge)
+    """A new network, its weights random, by its `full_name`. Raises UserError for what there isn't or doesn't fit.
+
+    enlarge: times, from 1 to 8, that the network upsamples its images; see segnet.py. No weight depends on it.
+    """
     names = {full_name(base, encoder): base for base in NETWORKS}
     if name not in names:
         raise UserError(f"no network is called {name!r}; there are {', '.join(names)}")
+    if not isinstance(enlarge, int) or not 1 <= enlarge <= 8:
+        raise UserError(f"images are enlarged 1 to 8 times, not {enlarge}")
     base = names[name]
     if not encoder:
-        return NETWORKS[base](kernel_size, head, stages)
-    if base not in SEGNETS:
+        network = NETWORKS[base](kernel_size, head, stages)
+    elif base not in SEGNETS:
         raise UserError(f"ENCODER goes with NETWORKS={','.join(SEGNETS)}; SKIP_FEATURES=True makes a U-Net of them")
-    if encoder == VGG:
+    elif encoder == VGG:
         if base != "segnet" or skips or kernel_size != 3:
             raise UserError(f"ENCODER={VGG} is that of NETWORKS=segnet KERNEL_SIZE=3, without SKIP_FEATURES")
-        return ImageSegmentation(kernel_size, head, stages)
-    if stages != len(DECODER) - 1:
+        network = ImageSegmentation(kernel_size, head, stages)
+    elif stages != len(DECODER) - 1:
         raise UserError(f"STAGES is {len(DECODER) - 1} with an encoder of timm, whose own depth counts")
-    return PretrainedSegmentation(base, encoder, skips, head, kernel_size)
+    else:
+        network = PretrainedSegmentation(base, encoder, skips, head, kernel_size)
+    network.enlarged = enlarge
+    return network
 
 
 def load_network(path: Path, expected: str = "") -> tuple[nn.Module, dict[str, object]]:
@@ -257,7 +266,8 @@ def check_sizes(
     if one or (bad and images == 1 and bad <= set(sizes_taken(network, sizes, 2))):
         raise UserError("BatchNorm can't learn from one image per step and rank that is so small; raise BATCH_SIZE")
     if bad:
-        others = sizes_taken(network, tuple(range(4 * STRIDE, 17 * STRIDE, STRIDE)), images)
+        others = {side // network.enlarged for side in range(4 * STRIDE, 17 * STRIDE, STRIDE)}
+        others = sizes_taken(network, tuple(sorted(others)), images)
         raise UserError(
             f"the encoder can't take images of {', '.join(map(str, sorted(bad)))} px ({said}); "
             f"it takes {', '.join(map(str, others)) or 'none up to 256'}"

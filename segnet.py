@@ -7,6 +7,8 @@ convolution by a depthwise and a pointwise one, as in MobileNet (https://arxiv.o
 BatchNorm and ReLU between the two.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,6 +62,16 @@ class ConvBlock(nn.Module):
         return self.seq(x)
 
 
+def larger(images: Tensor, times: int) -> Tensor:
+    """Images (B, 3, H, W) upsampled bilinearly to (B, 3, times*H, times*W): no more detail, but finer maps inside."""
+    return images if times == 1 else F.interpolate(images, scale_factor=times, mode="bilinear")
+
+
+def averaged(logits: Tensor, times: int) -> Tensor:
+    """Logits (B, 3, times*H, times*W) averaged to (B, 3, H, W)."""
+    return logits if times == 1 else F.avg_pool2d(logits.float(), times)
+
+
 def check_shape(kernel_size: int, head: str, stages: int) -> None:
     """Raises UserError for what no network here can be built with."""
     if head not in ("linear", "original"):
@@ -85,7 +97,7 @@ class ImageSegmentation(nn.Module):
 
     conv: type[nn.Module] = Conv2d  # nn.Conv2d, but for how CPUs without bfloat16 train: common/winograd.py
     maps_joined = 1  # at each stage of the decoder: the one from below
-    enlarged = 1  # see_enlarged changes it
+    enlarged = 1  # times: `encode` upsamples the images, `decode` averages the logits back to their size
 
     def __init__(self, kernel_size: int = 3, head: str = "linear", stages: int = 4) -> None:
         super().__init__()
@@ -107,13 +119,13 @@ class ImageSegmentation(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[object]]:
         """The bottleneck (B, C, H/2**stages, W/2**stages), and what each stage hands to the decoder, finest first."""
-        smallest = 2**self.stages
+        smallest = math.ceil(2**self.stages / self.enlarged)
         if min(x.shape[-2:]) < smallest:
             raise UserError(
                 f"images are at least {smallest}x{smallest} px for {self.stages} stages, "
                 f"not {x.shape[-1]}x{x.shape[-2]}"
             )
-        x = self.bn_input(x)
+        x = self.bn_input(larger(x, self.enlarged))
         handed_over = []
         for i in range(1, self.stages + 1):
             x = self.get_submodule(f"dc{i}")(x)  # (B, C, H, W)
@@ -126,7 +138,7 @@ class ImageSegmentation(nn.Module):
         for i in range(self.stages, 0, -1):
             x = self.up(x, handed_over.pop())
             x = self.get_submodule(f"uc{i}")(x)
-        return x
+        return averaged(x, self.enlarged)
 
     @staticmethod
     def down(x: Tensor) -> tuple[Tensor, object]:
@@ -201,20 +213,6 @@ class SegNetMapsDSC(ImageSegmentationDSC):
     def up(x: Tensor, kept: object) -> Tensor:
         places, handed_over = kept
         return max_unpool(x, places, handed_over.shape[-2:]) + handed_over
-
-
-def see_enlarged(network: nn.Module, times: int) -> nn.Module:
-    """Has the network see images `times` as large, upsampled bilinearly, and averages its logits back to their size.
-
-    The images gain no detail, but the maps inside are finer, at times**2 the cost. The weights keep their names and
-    shapes, so those learnt with other `times` fit. Raises UserError if times is not from 1 to 8.
-    """
-    if not isinstance(times, int) or not 1 <= times <= 8:
-        raise UserError(f"images are enlarged 1 to 8 times, not {times}")
-    network.enlarged = times
-    network.register_forward_pre_hook(lambda _, images: F.interpolate(images[0], scale_factor=times, mode="bilinear"))
-    network.register_forward_hook(lambda _, images, logits: F.avg_pool2d(logits.float(), times))
-    return network
 
 
 # As NETWORKS in train.py names them

@@ -38,7 +38,7 @@ NETWORKS = ("segnet", "segnet_dsc")  # in this order
 HEAD = "linear"  # or "original": BatchNorm and ReLU after the last convolution; see segnet.py
 KERNEL_SIZE = 3  # odd
 STAGES = 4  # or 5
-ENLARGE = 1  # times: the network sees images so much larger, and what it says of them is averaged back
+ENLARGE = 1  # times; the network upsamples its images so much itself, and averages its logits back to their size
 RUN = "default"  # folder in outputs/; a run with other constants needs another name
 
 # Pretrained, see pretrained.py and pretrain.py

@@ -21,7 +21,7 @@ def kept_bytes(network: nn.Module, size: int, dtype: torch.dtype = torch.float32
 
     dtype: of the convolutions; maps of bfloat16 take half of float32's bytes, places always 2 bits per window.
     """
-    image = blank_image(network, size * network.enlarged)  # `encode` is within what enlarges
+    image = blank_image(network, size)
     with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
         _, handed_over = network.eval().encode(image)
     return sum(tensor.nbytes for tensor in tensors_in(handed_over))

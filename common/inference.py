@@ -29,8 +29,8 @@ def logits_of(network: nn.Module, images: Tensor, precision: torch.dtype, mirror
         return  # split would give one batch of no image
     network.eval()
     device = next(network.parameters()).device
-    together = max(1, batch_size_of(images) // getattr(network, "enlarged", 1) ** 2)
-    for batch in images.split(together):
+    times = getattr(network, "enlarged", 1)  # of this project's networks
+    for batch in images.split(max(1, batch_size_of(images) // times**2)):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             logits = network(as_input(batch, device)).float()
             if mirror:

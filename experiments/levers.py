@@ -48,6 +48,8 @@ def main() -> None:
     settings.check(globals(), {}, RANGES)
     if train.ENCODER and (DROPOUT or COARSE):
         raise UserError("DROPOUT and COARSE are for networks without an ENCODER")
+    if train.ENLARGE > 1 and COARSE:
+        raise UserError("COARSE needs ENLARGE=1: it compares coarser maps with labels, which are not enlarged")
     if (train.START_FROM and COARSE) or (train.FREEZE_ENCODER and DROPOUT):
         raise UserError("COARSE adds heads, which START_FROM has no weights of; a frozen encoder has no DROPOUT")
     if distributed.ranks() > 1:

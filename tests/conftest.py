@@ -28,7 +28,7 @@ PHOTOGRAPHS = ROOT / "tests" / "photographs"  # eight pairs of its test split, w
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: a process for each core that is ours, as far as memory is likely to last."""
+    """What `-n auto` means: a process for each core that is ours, at most eight, since each takes up to a gigabyte."""
     return min(8, machine.usable_cores())
 
 
@@ -37,7 +37,8 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # gw0, gw1 ...
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        number = os.getppid() + int(worker.removeprefix("gw"))  # so that another pytest takes other cores
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
         torch.set_num_threads(1)
 
 

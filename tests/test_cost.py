@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import pretrained
 from common.cost import kept_bytes, multiply_adds
-from segnet import NETWORKS, ImageSegmentation, ImageSegmentationDSC, UNet, UNetDSC, see_enlarged
+from segnet import NETWORKS, ImageSegmentation, ImageSegmentationDSC, UNet, UNetDSC
 
 
 @pytest.mark.parametrize(("network", "by_hand"), [
@@ -50,6 +51,6 @@ def test_segnet_hands_over_two_bits_a_window_and_a_unet_whole_maps():
             assert kept_bytes(network, 64) == elements // 4 // 4
         assert kept_bytes(network, 64) == elements // 4 // 4  # and measuring leaves no trace
     assert kept_bytes(UNet(), 64) == kept_bytes(UNetDSC(), 64) == 4 * elements
-    enlarged = see_enlarged(ImageSegmentation(), 2)
+    enlarged = pretrained.build("segnet", enlarge=2)
     assert kept_bytes(enlarged, 32) == elements // 4 // 4
     assert multiply_adds(enlarged, 32) == multiply_adds(ImageSegmentation(), 64)

@@ -12,11 +12,13 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PHOTOGRAPHS, ROOT
 
+import pretrained
 import test as testing
 import train
 from common import machine, settings
+from common.cost import multiply_adds
 from common.settings import UserError
 from experiments import report, tables
 
@@ -52,6 +54,19 @@ def test_train_then_test_end_to_end(script, tmp_path):
     other = json.loads((tmp_path / "toy" / "results.jsonl").read_text().splitlines()[-1])
     for name in ("pixel_accuracy", "iou"):
         assert other[name] == pytest.approx(row[name], abs=1e-6)
+
+
+def test_a_network_that_enlarges_its_images_is_trained_and_tested_as_any_other(script, tmp_path):
+    constants = ("DATASET=toy", "IMAGE_SIZE=32", "NETWORKS=segnet_dsc", "THREADS=1")
+    script("train.py", *constants, "ENLARGE=2", "SIZES=0.5,1", "EPOCHS=1,3", "RUN=enlarged")
+    printed = script("test.py", *constants, "RUN=enlarged", "EXAMPLES=0", "BASELINE=False")
+    assert "row of segnet_dsc added" in printed
+    row = json.loads((tmp_path / "toy" / "results.jsonl").read_text())
+    assert row["constants"]["ENLARGE"] == 2 and row["image_size"] == 32
+    assert row["multiply_adds"] == multiply_adds(pretrained.build("segnet_dsc"), 64)
+    checkpoint = f"CHECKPOINT={tmp_path}/toy/enlarged/segnet_dsc/epoch_02.pt"
+    assert "takes 8 to 512 px" in script("predict.py", str(PHOTOGRAPHS), checkpoint, "INPUT=513", fails=True)
+    assert "8 of 8 images" in script("predict.py", str(PHOTOGRAPHS), checkpoint, "TILES=2", "THREADS=1")
 
 
 def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(script, tmp_path):

@@ -1,6 +1,6 @@
 """The networks against the original's published sizes and names, and against a SegNet of PyTorch's own layers."""
 
-import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common import inference
 from common.inference import logits_of
 from common.settings import UserError
 from pretrained import load_network
@@ -18,7 +19,6 @@ from segnet import (
     ImageSegmentationDSC,
     UNet,
     count_parameters,
-    see_enlarged,
 )
 
 
@@ -177,8 +177,8 @@ def test_mirror_averaging_knows_neither_left_nor_right():
 
 
 @pytest.mark.parametrize("times", [2, 3])
-def test_an_enlarged_image_is_pillows_and_its_logits_are_averages(times, tmp_path):
-    """By the weights of the network without it; from a file too."""
+def test_an_enlarged_image_is_pillows_and_its_logits_are_averages(times, tmp_path, monkeypatch):
+    """By the weights of the network without it, in batches that are as much smaller."""
     torch.manual_seed(0)
     plain = ImageSegmentationDSC().eval()
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
@@ -189,9 +189,14 @@ def test_an_enlarged_image_is_pillows_and_its_logits_are_averages(times, tmp_pat
     expected = large.view(3, 3, 32, times, 48, times).mean((3, 5))
     saved = {"weights": plain.state_dict(), "network": "segnet_dsc", "enlarge": times}
     torch.save(saved, tmp_path / "enlarged.pt")
-    for network in (see_enlarged(copy.deepcopy(plain), times), load_network(tmp_path / "enlarged.pt")[0]):
-        (found,) = logits_of(network, images, torch.float32)
-        assert torch.allclose(found, expected, atol=1e-5)
+    network, _ = load_network(tmp_path / "enlarged.pt")
+    monkeypatch.setattr(inference, "PIXELS", 3 * 32 * 48 * times**2)  # all of them at a time, and no more
+    (found,) = logits_of(pickle.loads(pickle.dumps(network)), images, torch.float32)
+    assert torch.allclose(found, expected, atol=1e-5)
+    monkeypatch.setattr(inference, "PIXELS", 3 * 32 * 48 * times**2 - 1)
+    assert [len(logits) for logits in logits_of(network, images, torch.float32)] == [2, 1]
+    with pytest.raises(UserError, match=f"at least {16 // times + (times == 3)}x"):
+        network(torch.rand(1, 3, 4, 4))
     torch.save(saved | {"enlarge": 9}, tmp_path / "enlarged.pt")
     with pytest.raises(UserError, match="enlarged 1 to 8 times, not 9"):
         load_network(tmp_path / "enlarged.pt")
