@@ -39,8 +39,9 @@ SUMMARY = (
     ("muon40", "segnet", "SegNet, 40 epochs"),
     ("lite2-5", "segnet_dsc_lite2", "EfficientNet-Lite2 from ImageNet, separable decoder with skips, 5 epochs"),
     ("lite2", "segnet_dsc_lite2", "the same network, 48 epochs, AdamW"),
-    ("lite2-5-256", "segnet_dsc_lite2", "the same network at 256 px, 5 epochs"),
-    ("lite2-256", "segnet_dsc_lite2", "the same network at 256 px, 30 epochs"),
+    ("lite2-5-enlarged", "segnet_dsc_lite2", "the same network, 5 epochs, enlarging its images itself (`ENLARGE=2`)"),
+    ("lite2-5-256", "segnet_dsc_lite2", "the same network on images of 256 px, 5 epochs"),
+    ("lite2-256", "segnet_dsc_lite2", "the same network on images of 256 px, 30 epochs"),
     ("weights-segnet_dsc_lite2_256px-mirror", "segnet_dsc_lite2", "the same, with mirror images (`MIRROR=True`)"),
 )
 
@@ -48,6 +49,7 @@ SUMMARY = (
 SHARED = {"record40/segnet", "defaults/segnet", "defaults/segnet_dsc", "defaults/unet_dsc", "fifth-stage/segnet_dsc",
           "muon40/segnet_dsc", "muon40/unet_dsc", "lite0/segnet_dsc_lite0", "lite2-5/segnet_dsc_lite2",
           "lite2-5-random/segnet_dsc_lite2", "lite2-5-256/segnet_dsc_lite2", "defaults-256/segnet_dsc",
+          "lite2-5-enlarged/segnet_dsc_lite2", "defaults-enlarged/segnet_dsc",
           "NVIDIA H100 80GB HBM3"}  # fmt: skip
 
 # The rows of the model card: those of the networks whose weights are published
@@ -278,10 +280,10 @@ def onnx() -> list[str]:
 TABLES: dict[str, Callable[[], list[str]]] = {
     f.__name__: f
     for f in (summary, first_run, card, breeds, results, sizes, memory, onnx, kills, answers, views.twice,
-              views.mirror, views.large_images, speed.speed, speed.machines, speed.gains, speed.stopwatch,
-              speed.convolutions, speed.gradients, speed.busy, scaling.ranks, scaling.scale, scaling.how_far,
-              pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths, findings.compared,
-              findings.decoders, findings.aligned, findings.shares, twin.twin)
+              views.enlarged, views.mirror, views.large_images, speed.speed, speed.machines, speed.gains,
+              speed.stopwatch, speed.convolutions, speed.gradients, speed.busy, scaling.ranks, scaling.scale,
+              scaling.how_far, pretraining.pretraining, worth.curve, worth.curve_gains, worth.tried_lengths,
+              findings.compared, findings.decoders, findings.aligned, findings.shares, twin.twin)
 } | {
     f"study_{name}": functools.partial(study_table, name)
     for name in ("short", "rates", "moved", "sprint", "sprint_segnet", "record", "tuned")

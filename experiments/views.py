@@ -32,6 +32,25 @@ def twice() -> list[str]:
     return markdown(header, cells) if cells else ["Not measured yet."]
 
 
+def enlarged() -> list[str]:
+    """What finer maps bring, by enlarging images of 128 px in the network, and then finer photographs, by 256 px."""
+    cells = []
+    for run, network in (("defaults", "segnet_dsc"), ("lite2-5", "segnet_dsc_lite2")):
+        plain, larger, finer = of_three = [seeds_of(run + kind, network) for kind in ("", "-enlarged", "-256")]
+        if not all(of_three):
+            continue
+        scores = (spread([at_own_size(row) for row in rows_of]) for rows_of in of_three)
+        changes = (
+            difference(gains(*pair, *path))
+            for path in ((), ("class_iou", BORDER))
+            for pair in ((plain, larger), (larger, finer))
+        )
+        cells.append((network, *scores, *changes))
+    header = ("network", "mean IoU, 128 px", "enlarged to 256", "256 px", "change by enlarging", "by detail",
+              "border IoU, by enlarging", "by detail")  # fmt: skip
+    return markdown(header, cells) if cells else ["Not measured yet."]
+
+
 def change(run: str, run_256: str, network: str, *path: str | int) -> str:
     return difference(gains(seeds_of(run, network), seeds_of(run_256, network), *path))
 

@@ -181,11 +181,22 @@ def test_changes_are_paired_by_seed(monkeypatch):
             {"seed": seed, "epochs": 5, "own_size": {"mean_iou": of, "class_iou": [0, 0, of / 2]}}
             for seed, of in scores
         ]
-        for run, scores in {"defaults": [(0, 0.5), (1, 0.9), (2, 0.1)], "defaults-256": [(1, 0.91), (0, 0.53)]}.items()
+        for run, scores in {
+            "defaults": [(0, 0.5), (1, 0.9), (2, 0.1)],
+            "defaults-256": [(1, 0.91), (0, 0.53)],
+            "defaults-enlarged": [(2, 0.1), (1, 0.9), (0, 0.52)],
+        }.items()
     }
     monkeypatch.setattr(views, "seeds_of", lambda run, network: own.get(run, []))
     (line,) = views.twice()[2:]
     assert line.endswith("| 5 | 0.5000 ± 0.4000 | 0.7200 ± 0.2687 | +0.0200 ± 0.0100 (n=2) | +0.0100 ± 0.0050 (n=2) |")
+    (line,) = views.enlarged()[2:]
+    assert line.split(" | ")[4:] == [
+        "+0.0067 ± 0.0067 (n=3)",
+        "+0.0100 ± 0.0000 (n=2)",
+        "+0.0033 ± 0.0033 (n=3)",
+        "+0.0050 ± 0.0000 (n=2) |",
+    ]
 
 
 def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
