@@ -1,6 +1,7 @@
 """What a network sees: images of twice the size in training; mirror images, larger squares and tiles in prediction."""
 
 import json
+import statistics
 
 from common.results import Row, lines_of, rows, run_of
 from common.trimap import BORDER
@@ -53,6 +54,10 @@ def enlarged() -> list[str]:
 
 def change(run: str, run_256: str, network: str, *path: str | int) -> str:
     return difference(gains(seeds_of(run, network), seeds_of(run_256, network), *path))
+
+
+def mean_change(run: str, other: str, network: str) -> float:
+    return statistics.mean(gains(seeds_of(run, network), seeds_of(other, network)))
 
 
 def at_own_size(row: Row, *path: str | int) -> float:

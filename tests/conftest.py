@@ -28,7 +28,7 @@ PHOTOGRAPHS = ROOT / "tests" / "photographs"  # eight pairs of its test split, w
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: a process for each core that is ours, at most eight, since each takes up to a gigabyte."""
+    """What `-n auto` means: a process for each core that is ours, at most eight for the sake of memory."""
     return min(8, machine.usable_cores())
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from common import results
 from common.settings import UserError
-from experiments import scaling, speed, tables, twin, views
+from experiments import scaling, speed, tables, twin, views, worth
 
 
 def test_what_trained_out_networks_cost_is_in_their_rows(monkeypatch):
@@ -197,6 +197,11 @@ def test_changes_are_paired_by_seed(monkeypatch):
         "+0.0033 ± 0.0033 (n=3)",
         "+0.0050 ± 0.0000 (n=2) |",
     ]
+    own |= {run.replace("defaults", "lite2-5"): rows for run, rows in own.items()}
+    monkeypatch.setattr(worth, "seeds_of", views.seeds_of)
+    said = worth.in_pixels()
+    assert "in 5 epochs" in said and "+0.0200 ± 0.0100 (n=2) and +0.0100 ± 0.0050 (n=2) with that encoder" in said
+    assert "scratch: 33 and 33 % of the gain" in said
 
 
 def test_the_stopwatch_counts_seeds_that_reach_the_originals_mean(monkeypatch):
