@@ -118,7 +118,10 @@ class ImageSegmentation(nn.Module):
         return self.decode(*self.encode(x))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[object]]:
-        """The bottleneck (B, C, H/2**stages, W/2**stages), and what each stage hands to the decoder, finest first."""
+        """The bottleneck (B, C, H/2**stages, W/2**stages), and what each stage hands to the decoder, finest first.
+
+        Of images that are enlarged, all are `enlarged` times as large a side.
+        """
         smallest = math.ceil(2**self.stages / self.enlarged)
         if min(x.shape[-2:]) < smallest:
             raise UserError(

@@ -92,7 +92,6 @@ RANGES = {
     "TRAIN_SHARE": (1e-6, 1),
     "TRAIN_IMAGES": (0, math.inf),
     "SIZES": (0.01, 1),
-    "ENLARGE": (1, 8),
     "WARM_UP": (0.001, 0.999),
     "SEED": (0, 2**63 - 1),
 }
