@@ -120,7 +120,7 @@ class ImageSegmentation(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, list[object]]:
         """The bottleneck (B, C, H/2**stages, W/2**stages), and what each stage hands to the decoder, finest first.
 
-        Of images that are enlarged, all are `enlarged` times as large a side.
+        H and W as enlarged.
         """
         smallest = math.ceil(2**self.stages / self.enlarged)
         if min(x.shape[-2:]) < smallest:
