@@ -71,7 +71,7 @@ class PretrainedSegmentation(nn.Module):
         return self.decode(*self.encode(x))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """The bottleneck (B, C, H/16, W/16), H and W as enlarged, and the maps that join the decoder's stages, or None."""
+        """The bottleneck (B, C, H/16, W/16), H and W as enlarged, and maps for the decoder (or None), finest first."""
         step = STRIDE // math.gcd(STRIDE, self.enlarged)
         if x.shape[-1] % step or x.shape[-2] % step:
             raise UserError(f"images are multiples of {step} px a side, not {x.shape[-1]}x{x.shape[-2]}")
